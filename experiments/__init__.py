@@ -1,0 +1,1 @@
+"""Experiments: one module a paper, and the runner behind ``python -m experiments``."""

@@ -1,0 +1,175 @@
+"""Checks of the public boundary: what the arguments of a completion must look like, said with name, value and expectation."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxspec.solvers import ADMMInfo
+
+
+def is_concrete(*arrays: Any) -> bool:
+    """Whether all values can be looked at (nothing is traced)."""
+    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
+
+
+def observations(tensor: Any, mask: Any, validate: bool) -> tuple[Array, Array, Any]:
+    """Tensor in its computing dtype with zeros where it is not observed, boolean mask, and the dtype to return.
+
+    Args:
+        tensor: N >= 2 modes.
+        mask: boolean or 0/1; None: observed where finite.
+        validate: whether to look at values.
+
+    Returns:
+        The triple (tensor, mask, dtype of the result).
+
+    Raises:
+        TypeError: for a complex tensor or a mask that is neither boolean nor numeric.
+        ValueError: for a wrong shape, a mask with other values than 0 and 1, or an observed entry that is not finite.
+    """
+    tensor = jnp.asarray(tensor)
+    if jnp.iscomplexobj(tensor):
+        raise TypeError(f"tensor must be real, got dtype {tensor.dtype}")
+    if tensor.ndim < 2:
+        raise ValueError(f"tensor must have at least two modes, got shape {tensor.shape}")
+    if 0 in tensor.shape:
+        raise ValueError(f"tensor must not be empty, got shape {tensor.shape}")
+    floating = jnp.issubdtype(tensor.dtype, jnp.floating)
+    dtype = tensor.dtype if floating else jnp.dtype(jnp.float32)
+    tensor = tensor.astype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
+    mask = jnp.isfinite(tensor) if mask is None else _boolean_mask(mask, tensor.shape, validate)
+    if validate and is_concrete(tensor, mask):
+        _check_observed(np.asarray(tensor), np.asarray(mask))
+    return jnp.where(mask, tensor, 0), mask, dtype
+
+
+def _boolean_mask(mask: Any, shape: tuple[int, ...], validate: bool) -> Array:
+    if jnp.shape(mask) != shape:
+        raise ValueError(f"mask must have the shape {shape} of tensor, got {jnp.shape(mask)}")
+    mask = jnp.asarray(mask)
+    if mask.dtype == bool:
+        return mask
+    if not jnp.issubdtype(mask.dtype, jnp.number) or jnp.iscomplexobj(mask):
+        raise TypeError(f"mask must be boolean or hold 0 and 1, got dtype {mask.dtype}")
+    if validate and is_concrete(mask):
+        bad = np.asarray((mask != 0) & (mask != 1))
+        if bad.any():
+            raise ValueError(f"mask must be boolean or hold only 0 and 1, got {np.asarray(mask)[bad].flat[0]}")
+    return mask != 0
+
+
+def _check_observed(tensor: np.ndarray, mask: np.ndarray) -> None:
+    bad = mask & ~np.isfinite(tensor)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"tensor must be finite where observed, got {int(bad.sum())} entries that are not, the first at {first}"
+        )
+    if not mask.any():
+        warnings.warn("no entry is observed: the completion is zero", UserWarning, stacklevel=4)
+        return
+    for mode in range(mask.ndim):
+        seen = mask.any(axis=tuple(other for other in range(mask.ndim) if other != mode))
+        if not seen.all():
+            missing = np.flatnonzero(~seen).tolist()
+            warnings.warn(
+                f"mode {mode} has slices without an observed entry, at {missing}: they are completed by zeros",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+def observation_weights(weights: Any, tensor: Array, validate: bool) -> Array | None:
+    """Weights per entry in the tensor's dtype.
+
+    Args:
+        weights: None, or non-negative and finite, of the tensor's shape.
+        tensor: the data.
+        validate: whether to look at values.
+
+    Returns:
+        The weights, or None.
+
+    Raises:
+        ValueError: for a wrong shape, or a negative or infinite weight.
+    """
+    if weights is None:
+        return None
+    weights = jnp.asarray(weights, tensor.dtype)
+    if weights.shape != tensor.shape:
+        raise ValueError(f"obs_weights must have the shape {tensor.shape} of tensor, got {weights.shape}")
+    if validate and is_concrete(weights):
+        values = np.asarray(weights)
+        if not (np.isfinite(values) & (values >= 0)).all():
+            raise ValueError(f"obs_weights must be non-negative and finite, got a smallest value of {values.min()}")
+    return weights
+
+
+def normalised_weights(weights: Any, count: int) -> Any:
+    """Regulariser weights divided by their sum.
+
+    Args:
+        weights: one per term; a sequence or an array.
+        count: number of terms.
+
+    Returns:
+        The weights with sum 1: Python floats where their values are known, else an array.
+
+    Raises:
+        ValueError: for a wrong number of weights, a negative or infinite one, or all weights 0.
+    """
+    if not is_concrete(weights):
+        if weights.shape != (count,):
+            raise ValueError(f"weights must have one entry per unfolding ({count}), got shape {weights.shape}")
+        return weights / jnp.sum(weights)
+    values = np.asarray(weights, dtype=float)
+    if values.shape != (count,):
+        raise ValueError(f"weights must have one entry per unfolding ({count}), got shape {values.shape}")
+    if not (np.isfinite(values) & (values >= 0)).all() or values.sum() == 0:
+        raise ValueError(f"weights must be non-negative, finite and not all 0, got {values.tolist()}")
+    return [float(value) for value in values / values.sum()]
+
+
+def options(
+    lam: Any, obs_weights: Any, shape: Sequence[int], over_relaxation: Any, tol: Any, stop: Any
+) -> None:
+    """Raises `ValueError` for scalar options out of range.
+
+    Args:
+        lam: None, or positive and finite.
+        obs_weights: only with lam.
+        shape: of the tensor.
+        over_relaxation: in (0, 2).
+        tol: None or non-negative.
+        stop: None unless tol is.
+    """
+    if lam is not None and is_concrete(lam) and not 0 < float(lam) < float("inf"):
+        raise ValueError(f"lam must be positive and finite (or None or 0: exact), got {lam}")
+    if obs_weights is not None and lam is None:
+        raise ValueError("obs_weights need lam > 0: the exact problem keeps observed entries whatever their weight")
+    if is_concrete(over_relaxation) and not 0 < float(over_relaxation) < 2:
+        raise ValueError(f"over_relaxation must be in (0, 2), got {over_relaxation}")
+    if tol is not None and stop is not None:
+        raise ValueError("tol belongs to the default stopping rule: give it to the rule in stop instead")
+    if tol is not None and is_concrete(tol) and not float(tol) >= 0:
+        raise ValueError(f"tol must be non-negative, got {tol}")
+
+
+def raise_unless_converged(info: ADMMInfo) -> None:
+    """Raises `RuntimeError` if a (concrete) run did not converge.
+
+    Args:
+        info: of the run.
+    """
+    if not bool(jnp.all(info.converged)):
+        names = {0: "used up its iterations", 2: "stalled", 3: "diverged", 4: "had no observed entry"}
+        status = int(jnp.max(jnp.where(info.converged, 0, info.status)))
+        raise RuntimeError(
+            f"the completion {names.get(status, 'did not converge')} after {int(jnp.max(info.iterations))} iterations, "
+            f"relative residuals {float(jnp.max(info.primal_residual)):.1e} and {float(jnp.max(info.dual_residual)):.1e}"
+        )

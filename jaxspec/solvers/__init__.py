@@ -1,0 +1,32 @@
+"""Iteration drivers: adaptive consensus ADMM and the accelerated proximal gradient method."""
+
+from jaxspec.solvers.admm import ADMMInfo, ADMMState, consensus_admm
+from jaxspec.solvers.penalties import (
+    Displacement,
+    Fixed,
+    Geometric,
+    NormRatio,
+    RelativeResidual,
+    ResidualBalance,
+    Spectral,
+)
+from jaxspec.solvers.problem import Block, DataTerm
+from jaxspec.solvers.stopping import Gap, RelativeChange, Residual
+
+__all__ = [
+    "ADMMInfo",
+    "ADMMState",
+    "Block",
+    "DataTerm",
+    "Displacement",
+    "Fixed",
+    "Gap",
+    "Geometric",
+    "NormRatio",
+    "RelativeChange",
+    "RelativeResidual",
+    "Residual",
+    "ResidualBalance",
+    "Spectral",
+    "consensus_admm",
+]

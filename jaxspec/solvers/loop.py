@@ -1,0 +1,154 @@
+"""The one iteration loop of the package: a method supplies a step and a test, this module repeats them.
+
+A method's state is any pytree with two int32 scalars, ``iter`` (iterations done, counted over resumed runs) and ``status``.
+The loop runs ``state <- test(step(...step(state)))`` with ``check_every`` steps between two tests while the status is
+`RUNNING` and fewer than ``max_iter`` iterations have been done in this call.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+RUNNING = MAX_ITER = 0
+CONVERGED = 1
+STALLED = 2
+DIVERGED = 3
+EMPTY = 4
+
+
+class LoopState(Protocol):
+    """What the loop needs to know of a method's state."""
+
+    iter: Int[Array, ""]
+    status: Int[Array, ""]
+
+
+State = TypeVar("State", bound=LoopState)
+
+
+class History(eqx.Module):
+    """Quantities recorded once per iteration (or per check), NaN where nothing was recorded.
+
+    Attributes:
+        values: name -> array with a leading axis of length ``max_iter``.
+        count: number of iterations this history covers.
+    """
+
+    values: dict[str, Array]
+    count: Int[Array, "*batch"]
+
+    def __getitem__(self, name: str) -> Array:
+        return self.values[name]
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the recorded quantities."""
+        return tuple(self.values)
+
+    def trim(self) -> dict[str, np.ndarray]:
+        """Host copies without the unused tail (not batched: trim the lanes of a vmapped run one by one)."""
+        count = int(self.count)
+        return {name: np.asarray(value)[:count] for name, value in self.values.items()}
+
+    def record(self, index: Int[Array, ""], values: dict[str, Array]) -> "History":
+        """History with ``values`` written at iteration ``index`` (0-based)."""
+        written = {
+            name: self.values[name].at[index].set(jnp.asarray(value, self.values[name].dtype), mode="drop")
+            for name, value in values.items()
+        }
+        return History({**self.values, **written}, jnp.maximum(self.count, jnp.asarray(index + 1, self.count.dtype)))
+
+
+def empty_history(length: int, like: dict[str, Any]) -> History:
+    """History of ``length`` iterations filled with NaN.
+
+    Args:
+        length: number of iterations to make room for.
+        like: name -> array or `jax.ShapeDtypeStruct` of one record.
+
+    Returns:
+        The empty history; integer quantities are stored as floats, which have a NaN.
+    """
+
+    def blank(value: Any) -> Array:
+        dtype = value.dtype if jnp.issubdtype(value.dtype, jnp.floating) else jnp.result_type(float)
+        return jnp.full((length, *value.shape), jnp.nan, dtype)
+
+    return History({name: blank(value) for name, value in like.items()}, jnp.zeros((), jnp.int32))
+
+
+def as_traced(tree: Any, dtype: Any) -> Any:
+    """Turns the Python floats of a pytree into arrays of ``dtype``, so that new numbers do not recompile."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, tree)
+
+
+def iterate(
+    step: Callable[[State], State],
+    test: Callable[[State], State],
+    state: State,
+    *,
+    max_iter: int,
+    check_every: int = 1,
+    loop: str = "while",
+) -> State:
+    """Repeats ``step`` with ``test`` after every ``check_every`` of them.
+
+    Args:
+        step: one iteration; must add 1 to ``state.iter``.
+        test: the stopping test; sets ``state.status``.
+        state: where to start; nothing runs if its status is not `RUNNING`.
+        max_iter: iterations to add at most (static).
+        check_every: steps between two tests (static). The last chunk is shorter if ``max_iter`` asks for it.
+        loop: ``"while"`` (`jax.lax.while_loop`, stops early, forward-mode derivatives) or ``"scan"`` (fixed length,
+            frozen once the status is set, also reverse-mode derivatives).
+
+    Returns:
+        The last state.
+    """
+    end = state.iter + max_iter
+
+    def runs(state: State) -> Array:
+        return (state.status == RUNNING) & (state.iter < end)
+
+    if loop == "while":
+
+        def chunk(state: State) -> State:
+            if check_every == 1:
+                return test(step(state))
+            steps = jnp.minimum(check_every, end - state.iter)
+            return test(jax.lax.fori_loop(0, steps, lambda _, inner: step(inner), state))
+
+        return jax.lax.while_loop(runs, chunk, state)
+
+    def masked(function: Callable[[State], State], keep: Callable[[State], Array]) -> Callable[[State], State]:
+        def apply(state: State) -> State:
+            active = keep(state)
+            return jax.tree.map(lambda new, old: jnp.where(active, new, old), function(state), state)
+
+        return apply
+
+    bounded_step = masked(step, lambda inner: inner.iter < end)
+
+    def chunk(state: State) -> State:
+        if check_every == 1:
+            return test(step(state))
+        inner, _ = jax.lax.scan(lambda carry, _: (bounded_step(carry), None), state, length=check_every)
+        return test(inner)
+
+    bounded_chunk = masked(chunk, runs)
+    chunks = -(-max_iter // check_every)
+    return jax.lax.scan(lambda carry, _: (bounded_chunk(carry), None), state, length=chunks)[0]
+
+
+def check_loop_arguments(max_iter: int, check_every: int, loop: str) -> None:
+    """Raises `ValueError` for a bad static loop argument, naming it."""
+    if max_iter < 0:
+        raise ValueError(f"max_iter must be >= 0, got {max_iter}")
+    if check_every < 1:
+        raise ValueError(f"check_every must be >= 1, got {check_every}")
+    if loop not in ("while", "scan"):
+        raise ValueError(f"loop must be 'while' or 'scan', got {loop!r}")

@@ -1,0 +1,54 @@
+"""Set-up shared by all tests: runtime type checks, hypothesis, float64 and subprocesses with eight CPU devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Before the first import of the library, or its annotations go unchecked. The hook lives as long as the process.
+install_import_hook(["jaxspec", "experiments"], "beartype.beartype")
+
+settings.register_profile("jaxspec", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("jaxspec")
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """Run a snippet in its own process: ``run_python("print(1)", devices=8, timeout=60.0).stdout``.
+
+    Keyword arguments: `devices`, emulated CPU devices (1); `timeout`, seconds (120), after which the test fails;
+    `check`, whether a non-zero exit fails the test with the snippet's stderr (True); `env`, more environment variables.
+    """
+
+    def run(snippet, *arguments, devices=1, timeout=120.0, check=True, env=None):
+        environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            **(env or {}),
+        }
+        command = [sys.executable, "-c", snippet, *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"not finished after {timeout} s:\n{snippet}")
+        if check and done.returncode != 0:
+            pytest.fail(f"exit status {done.returncode}:\n{snippet}\n{done.stderr}")
+        return done
+
+    return run
