@@ -12,7 +12,9 @@ from jaxtyping import install_import_hook
 ROOT = Path(__file__).resolve().parents[1]
 
 # Before the first import of the library, or its annotations go unchecked. The hook lives as long as the process.
-install_import_hook(["jaxspec", "experiments"], "beartype.beartype")
+# The numeric tower lets an int stand for a float, as Python's own typing rules do and as callers do.
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook(["jaxspec", "experiments"], CHECKER)
 
 settings.register_profile("jaxspec", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("jaxspec")
@@ -44,7 +46,9 @@ def run_python():
         }
         command = [sys.executable, "-c", snippet, *arguments]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=timeout, env=environment, check=False
+            )
         except subprocess.TimeoutExpired:
             pytest.fail(f"not finished after {timeout} s:\n{snippet}")
         if check and done.returncode != 0:

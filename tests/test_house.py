@@ -1,7 +1,7 @@
 """The floors of the house, read from the source's own import statements.
 
-Imports run downward only; domain packages do not import each other; the library never imports experiments; singular-value
-factorisations are called in `jaxspec.linalg` alone; optional packages are imported inside functions.
+Imports run downward only; domain packages do not import each other; the library never imports experiments;
+singular-value factorisations are called in `jaxspec.linalg` alone; optional packages are imported inside functions.
 """
 
 import ast
@@ -13,8 +13,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {"linalg": 1, "prox": 2, "solvers": 3}
 DOMAIN = 4
-CORE = {"jax", "jaxlib", "numpy", "optax", "flax", "equinox", "chex", "jaxtyping", "jaxspec"} | sys.stdlib_module_names
-FACTORISATIONS = {"svd", "svdvals", "eigh", "eigvalsh", "qr"}
+CORE = {
+    "jax",
+    "jaxlib",
+    "numpy",
+    "optax",
+    "flax",
+    "equinox",
+    "chex",
+    "jaxtyping",
+    "jaxspec",
+    "experiments",
+} | sys.stdlib_module_names
+FACTORISATIONS = {"svd", "svdvals", "eigh", "eigvalsh", "qr", "pinv", "matrix_rank", "cond"}
 LINALG_HOMES = {"jax.numpy.linalg", "jax.lax.linalg", "jax.scipy.linalg"}
 
 
@@ -147,13 +158,19 @@ def test_the_checker_catches(dotted, source):
 @pytest.mark.parametrize(
     ("dotted", "source"),
     [
-        ("jaxspec.completion.tensor", "from jaxspec.solvers import consensus_admm\nfrom ..linalg import singular_values"),
+        (
+            "jaxspec.completion.tensor",
+            "from jaxspec.solvers import consensus_admm\nfrom ..linalg import singular_values",
+        ),
         ("jaxspec.prox.svt", "from . import schatten\nfrom .. import linalg"),
         ("jaxspec.linalg.spectral", "import jax.numpy as jnp\njnp.linalg.svd(x)\njnp.linalg.eigh(x)"),
         ("jaxspec.prox.svt", "import jax.numpy as jnp\nfrom jaxspec import linalg\njnp.linalg.norm(x)\nlinalg.eigh(x)"),
         ("experiments.benchmarks.svd", "import jax.numpy as jnp\njnp.linalg.svd(x)"),
         ("experiments.panel", "import pandas as pd\nfrom jaxspec.completion import panel_effects"),
-        ("jaxspec.completion.panel", "import dataclasses\nimport optax\ndef from_long(frame):\n    import pandas as pd"),
+        (
+            "jaxspec.completion.panel",
+            "import dataclasses\nimport optax\ndef from_long(frame):\n    import pandas as pd",
+        ),
         ("jaxspec.completion.panel", "import numpy as np\nnp.linalg.norm(x)"),
     ],
 )

@@ -21,7 +21,12 @@ from experiments.runner.contract import RunnerError, Verdict
 PROGRAM = "python -m experiments"
 OK, STRICT_FAILURE, BAD_USE, INTERRUPTED = 0, 1, 2, 130
 LOG_WIDTH = 140  # columns of a table in a log file, where there is no terminal to ask
-VERDICT_STYLES = {Verdict.HOLDS: "green", Verdict.FAILS: "bold red", Verdict.KNOWN: "yellow", Verdict.SURPRISE: "bold red"}
+VERDICT_STYLES = {
+    Verdict.HOLDS: "green",
+    Verdict.FAILS: "bold red",
+    Verdict.KNOWN: "yellow",
+    Verdict.SURPRISE: "bold red",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,9 +56,6 @@ def main(arguments: Sequence[str] | None = None, package: str = "experiments") -
     except KeyboardInterrupt:
         print("\ninterrupted: finished experiments are kept, the one under way left nothing", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left; Python would complain about it while exiting
-        return BAD_USE
 
 
 def _dispatch(words: list[str], package: str) -> int:
@@ -86,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Every number of one experiment is a flag of its own: {PROGRAM} run NAME --help lists them.",
     )
     run.add_argument("--all", action="store_true", help="every experiment")
-    run.add_argument("--preset", default="quick", metavar="quick|full", help="which numbers to start from (default: quick)")
+    run.add_argument(
+        "--preset", default="quick", metavar="quick|full", help="which numbers to start from (default: quick)"
+    )
     run.add_argument("--seed", type=int, metavar="N", help="seed of every experiment that runs")
     run.add_argument("--strict", action="store_true", help="exit 1 when a claim fails, or one known to be false holds")
     run.add_argument("--force", action="store_true", help="compute again what is already there")
@@ -163,27 +167,33 @@ def _print_claims(one: execute.Evaluated, console: Console) -> None:
         console.print("  no claims", style="dim")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("", "claim", "criterion", "measured", "source"):
-        table.add_column(column, overflow="fold")
+    for column, fixed in {"": True, "claim": False, "criterion": False, "measured": False}.items():
+        table.add_column(column, overflow="fold", no_wrap=fixed)
     for claim in one.claims:
         verdict = Text(claim.verdict.value, style=VERDICT_STYLES[claim.verdict])
-        statement = Text(claim.statement)
+        statement = Text(claim.statement).append(f"\n{claim.source}", style="dim")
         if claim.known_not_to_hold:
-            statement.append(f"\n{claim.known_not_to_hold}", style="dim")
-        table.add_row(verdict, statement, Text(claim.criterion), Text(claim.measured_text), Text(claim.source, style="dim"))
+            statement.append(f"\n{claim.known_not_to_hold}", style="italic")
+        # a text may be long; a number never is
+        measured = Text(claim.measured_text, no_wrap=not isinstance(claim.measured, str))
+        table.add_row(verdict, statement, Text(claim.criterion), measured)
     console.print(table)
     how = "computed in" if one.computed else "already there; it took"
     console.print(f"  {how} {one.meta['seconds']:.1f} s, peak {report.memory(one.meta)}", style="dim", highlight=False)
 
 
-def _print_summary(evaluated: list[execute.Evaluated], failures: int, options: argparse.Namespace, console: Console) -> None:
+def _print_summary(
+    evaluated: list[execute.Evaluated], failures: int, options: argparse.Namespace, console: Console
+) -> None:
     claims = [claim for one in evaluated for claim in one.claims]
     counts = {verdict: sum(claim.verdict is verdict for claim in claims) for verdict in Verdict}
     console.rule(style="dim")
-    parts = [Text(f"{count} {verdict.value}", style=VERDICT_STYLES[verdict]) for verdict, count in counts.items() if count]
-    console.print(Text(f"{len(claims)} claims: ").append_text(Text(", ").join(parts)))
+    parts = [
+        Text(f"{count} {verdict.value}", style=VERDICT_STYLES[verdict]) for verdict, count in counts.items() if count
+    ]
+    console.print(Text(f"{len(claims)} claims: ").append_text(Text(", ").join(parts)) if claims else "no claims")
     if failures and not options.strict:
-        console.print("a claim stands against expectation; --strict would exit 1", style="yellow")
+        console.print("a claim stands against expectation; --strict would exit 1", style="yellow", highlight=False)
     console.print(Text(f"results in {options.out}; {PROGRAM} report writes the page", style="dim"))
 
 

@@ -81,7 +81,14 @@ class Claim:
 
     @classmethod
     def at_most(
-        cls, statement: str, source: str, measured: Any, bound: float, *, quantity: str = "", known_not_to_hold: str = ""
+        cls,
+        statement: str,
+        source: str,
+        measured: Any,
+        bound: float,
+        *,
+        quantity: str = "",
+        known_not_to_hold: str = "",
     ) -> "Claim":
         """Build the claim ``max(measured) <= bound``; NaN anywhere, or nothing measured, does not hold.
 
@@ -99,7 +106,14 @@ class Claim:
 
     @classmethod
     def at_least(
-        cls, statement: str, source: str, measured: Any, bound: float, *, quantity: str = "", known_not_to_hold: str = ""
+        cls,
+        statement: str,
+        source: str,
+        measured: Any,
+        bound: float,
+        *,
+        quantity: str = "",
+        known_not_to_hold: str = "",
     ) -> "Claim":
         """Build the claim ``min(measured) >= bound``; arguments as in `at_most`."""
         worst = _extreme(np.min, measured)

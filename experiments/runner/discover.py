@@ -179,7 +179,9 @@ def _parts(folder: Path, package: str, helpers: tuple[Path, ...]) -> tuple[Part,
     """The experiments of a folder; everything in it that is not one of them is a source of all of them."""
     modules = [path for path in sorted(folder.glob("*.py")) if path.stem[0] != "_" and _is_experiment(path)]
     shared = [
-        path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts and path not in modules
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts and path not in modules
     ]
     return tuple(
         Part(

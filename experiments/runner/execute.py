@@ -55,7 +55,9 @@ class Evaluated(NamedTuple):
     computed: bool
 
 
-def run(part: discover.Part, preset: str, config: Any, out: Path, console: Console, *, force: bool = False) -> Evaluated:
+def run(
+    part: discover.Part, preset: str, config: Any, out: Path, console: Console, *, force: bool = False
+) -> Evaluated:
     """Compute an experiment unless the same numbers and the same sources have been computed, then evaluate it.
 
     Args:

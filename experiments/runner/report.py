@@ -80,7 +80,9 @@ def _paper(paper: discover.Paper, runs: dict[str, list[execute.Evaluated]]) -> s
         if several:
             blocks.append(f'<h3 id="{_id(part.name)}">{_escape(part.title)}</h3>')
         if not runs[part.name]:
-            blocks.append(f'<p class="empty">Not run yet: <code>python -m experiments run {_escape(part.name)}</code></p>')
+            blocks.append(
+                f'<p class="empty">Not run yet: <code>python -m experiments run {_escape(part.name)}</code></p>'
+            )
         blocks += [_run(run) for run in runs[part.name]]
     note = "".join(f"<p>{_escape(' '.join(text.split()))}</p>" for text in paper.note.split("\n\n") if text.strip())
     return f"""
@@ -93,9 +95,9 @@ def _paper(paper: discover.Paper, runs: dict[str, list[execute.Evaluated]]) -> s
 
 def _run(run: execute.Evaluated) -> str:
     rows = "".join(_claim(claim) for claim in run.claims)
+    heads = "".join(f"<th>{head}</th>" for head in ("Verdict", "Claim", "Criterion", "Measured"))
     table = (
-        f"""<table class="claims"><thead><tr><th>Verdict</th><th>Claim</th><th>Criterion</th><th>Measured</th></tr></thead>
-<tbody>{rows}</tbody></table>"""
+        f'<table class="claims"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
         if rows
         else '<p class="empty">This experiment makes no claims.</p>'
     )
@@ -169,7 +171,9 @@ def _tally(claims: Iterable[Claim]) -> str:
 
 
 def _plural(verdict: Verdict, count: int) -> str:
-    return verdict.value if count == 1 else {"holds": "hold", "does not hold": "do not hold"}.get(verdict, verdict.value)
+    return (
+        verdict.value if count == 1 else {"holds": "hold", "does not hold": "do not hold"}.get(verdict, verdict.value)
+    )
 
 
 def _problems(problems: list[str]) -> str:

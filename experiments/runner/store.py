@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,10 +121,12 @@ def load(folder: Path) -> Saved | None:
         return None
     try:
         meta = json.loads((folder / META).read_text())
-        with np.load(folder / ARRAYS, allow_pickle=False) as file:
+        with (folder / ARRAYS).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise RunnerError(f"{folder} holds a result that cannot be read ({error}); run it again with --force") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RunnerError(
+            f"{folder} holds a result that cannot be read ({error}); run it again with --force"
+        ) from error
     return Saved(arrays, meta)
 
 

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 # Okabe and Ito (2008), ordered so that the first ones differ most in lightness too; black and yellow left out.
 BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#6B6B6B"
@@ -70,7 +71,7 @@ def subplots(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (4.
     return figure, axes
 
 
-def image(axes: Axes, pixels: np.ndarray, title: str = "") -> None:
+def image(axes: Axes, pixels: ArrayLike, title: str = "") -> None:
     """Show a picture: values clipped to [0, 1], no axes, its title above it.
 
     Args:
@@ -83,7 +84,7 @@ def image(axes: Axes, pixels: np.ndarray, title: str = "") -> None:
     axes.set_title(title)
 
 
-def band(axes: Axes, x: np.ndarray, samples: np.ndarray, *, label: str, color: str, **options: Any) -> None:
+def band(axes: Axes, x: ArrayLike, samples: ArrayLike, *, label: str, color: str, **options: Any) -> None:
     """Draw the median over the first axis of `samples` and the band from its smallest to its largest value.
 
     Args:

@@ -1,13 +1,13 @@
 """The LAPACK-backed factorisations: the only module of `jaxspec` that calls ``eigh``, ``svd`` or ``qr``.
 
-On the CPU backend several *independent* ``eigh`` calls inside one compiled loop body can wait on each other for ever: the scheduler
-starts them at once on the thread pool each of them also fans out into. At most one may be in flight. Equal shapes belong into one
-batch; for unequal shapes `ordered` (or the argument ``after``) makes the second wait for the first through a true data dependency,
-which the compiler cannot remove, unlike an optimisation barrier.
+On the CPU backend several *independent* ``eigh`` calls inside one compiled loop body can wait on each other for ever:
+the scheduler starts them at once on the thread pool each of them also fans out into. At most one may be in flight.
+Equal shapes belong into one batch; for unequal shapes `ordered` (or the argument ``after``) makes the second wait for
+the first through a true data dependency, which the compiler cannot remove, unlike an optimisation barrier.
 
 On hosts with very many cores a batched ``eigh`` can crash inside a multi-threaded BLAS; set the environment variable
-``OPENBLAS_NUM_THREADS=1`` there before Python starts. Call ``jax.block_until_ready`` on the results before handing them to NumPy
-code that is itself multi-threaded.
+``OPENBLAS_NUM_THREADS=1`` there before Python starts. Call ``jax.block_until_ready`` on the results before handing them
+to NumPy code that is itself multi-threaded.
 """
 
 import jax
@@ -20,8 +20,8 @@ from jaxspec.linalg.scaling import conjugate_transpose
 def ordered(x: Inexact[Array, "..."], after: PyTree[Shaped[Array, "..."]] | None) -> Inexact[Array, "..."]:
     """``x``, bit for bit, but computed only once ``after`` has been computed.
 
-    ``x + z`` with ``z = -0.0`` derived from one entry of each array in ``after``; an entry that is infinite or NaN still gives
-    ``z = -0.0``. No derivative flows into ``after``.
+    ``x + z`` with ``z = -0.0`` derived from one entry of each array in ``after``; an entry that is infinite or NaN
+    still gives ``z = -0.0``. No derivative flows into ``after``.
 
     Args:
         x: array of any shape.
@@ -59,8 +59,8 @@ def eigh(
         symmetrize: use ``(x + x^H) / 2``; otherwise only the lower triangle is read (one pass less).
 
     Returns:
-        ``(w, v)``, eigenvalues in ascending order and the eigenvectors as columns. The derivative is JAX's own and needs simple
-        eigenvalues.
+        ``(w, v)``, eigenvalues in ascending order and the eigenvectors as columns. The derivative is JAX's own and
+        needs simple eigenvalues.
 
     Example:
         >>> import jax.numpy as jnp
@@ -110,7 +110,7 @@ def qr(
 
 
 def short_triangle(x: Inexact[Array, "*batch m n"]) -> Inexact[Array, "*batch r r"]:
-    """Triangle ``r`` with ``r^H r = x^H x`` (tall ``x``) or ``x x^H`` (square and wide ``x``), from a QR factorisation that forms no ``q``.
+    """Triangle ``r`` with ``r^H r = x^H x`` (tall ``x``) or ``x x^H`` (square and wide ``x``), without forming ``q``.
 
     Args:
         x: matrices, float32, float64, complex64 or complex128.

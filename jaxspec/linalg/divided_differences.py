@@ -1,12 +1,14 @@
-r"""Derivative of ``X = U diag(s) V^T -> U diag(f(s)) V^T`` for a direction ``dX``, finite at repeated and zero singular values.
+r"""Derivative of ``X = U diag(s) V^T -> U diag(f(s)) V^T``, finite at repeated and zero singular values.
 
-With ``P = U^H dX V``, ``H`` and ``K`` its Hermitian and skew parts and ``J`` the Jacobian of ``f``,
+For a direction ``dX`` with ``P = U^H dX V``, ``H`` and ``K`` its Hermitian and skew parts and ``J`` the Jacobian of
+``f``,
 
     dY = U [ offdiag(H o D) + diag(J ds) + K o E ] V^H + (rectangular part) ,   ds = Re diag P ,
     D_ij = (f_i - f_j)/(s_i - s_j)  (J_ii - J_ij as s_i -> s_j),   E_ij = (f_i + f_j)/(s_i + s_j)  (J_ii at 0),
 
 and ``f_i/s_i`` (``J_ii`` at 0) times the part of ``dX`` outside the short-side space. Reference: Lewis & Sendov, "Twice
-differentiable spectral functions", SIAM J. Matrix Anal. Appl. 23 (2001); Noferini, SIAM J. Matrix Anal. Appl. 38 (2017).
+differentiable spectral functions", SIAM J. Matrix Anal. Appl. 23 (2001); Noferini, SIAM J. Matrix Anal. Appl. 38
+(2017).
 """
 
 from collections.abc import Callable, Sequence
@@ -66,16 +68,14 @@ def spectral_tangent(
 
 def _jacobian(f, s):
     rank = s.shape[-1]
-    basis = jnp.broadcast_to(
-        jnp.eye(rank, dtype=s.dtype).reshape(rank, *(1,) * (s.ndim - 1), rank), (rank, *s.shape)
-    )
+    basis = jnp.broadcast_to(jnp.eye(rank, dtype=s.dtype).reshape(rank, *(1,) * (s.ndim - 1), rank), (rank, *s.shape))
     columns = jax.vmap(lambda tangent: jax.jvp(f, (s,), (tangent,))[1])(basis)
     columns = jnp.moveaxis(columns, 0, -1)
     return jnp.where(jnp.isfinite(columns), columns, 0)
 
 
 def _differences(s, values, jacobian, slope):
-    """Divided differences with a zero diagonal; below a relative gap of sqrt(eps) their limit, symmetrised (error O(gap^2))."""
+    """Divided differences off the diagonal; below a relative gap of sqrt(eps) their symmetrised limit."""
     gap = s[..., :, None] - s[..., None, :]
     close = jnp.abs(gap) <= jnp.sqrt(jnp.finfo(s.dtype).eps) * (s[..., :, None] + s[..., None, :])
     limit = (slope[..., :, None] + slope[..., None, :] - jacobian - jacobian.mT) / 2

@@ -1,7 +1,7 @@
 """Dtype policy and exact power-of-two scaling shared by every routine of `jaxspec`.
 
-A factorisation of ``x`` squares its entries, so float32 data beyond 1e19 or below 1e-19 would overflow or vanish. Dividing by a
-power of two next to ``max|x|`` changes no mantissa bit and removes the problem.
+A factorisation of ``x`` squares its entries, so float32 data beyond 1e19 or below 1e-19 would overflow or vanish.
+Dividing by a power of two next to ``max|x|`` changes no mantissa bit and removes the problem.
 """
 
 import functools
@@ -27,7 +27,8 @@ def compute_dtype(x: ArrayLike, name: str = "x", *, allow_complex: bool = False)
         float32, float64 or, where allowed, complex64, complex128.
 
     Raises:
-        TypeError: integer or boolean input (cast it: the precision is the caller's to choose), or complex input not allowed.
+        TypeError: integer or boolean input (cast it: the precision is the caller's to choose), or complex input not
+            allowed.
 
     Example:
         >>> import jax.numpy as jnp
@@ -49,8 +50,9 @@ def power_of_two_scale(
 ) -> Float[Array, "..."]:
     """Power of two next to the largest magnitude, ``2**floor(log2(max|x|))``, so that ``x / scale`` is exact.
 
-    The exponent bits of ``max|x|`` are read off, so that no rounding occurs. The result lies where both it and its reciprocal are
-    normal numbers, and is 1 where ``x`` is zero, empty, subnormal or not finite. No derivative flows through it.
+    The exponent bits of ``max|x|`` are read off, so that no rounding occurs. The result lies where both it and its
+    reciprocal are normal numbers, and is 1 where ``x`` is zero, empty, subnormal or not finite. No derivative flows
+    through it.
 
     Args:
         x: array of any shape.
@@ -90,9 +92,9 @@ def conjugate_transpose(x: Inexact[Array, "*batch m n"]) -> Inexact[Array, "*bat
 def batch_first(function: Callable) -> Callable:
     """Let ``vmap`` of a function with leading batch axes become one more leading axis of the same function.
 
-    A ``lax.cond`` whose predicate is reduced over the batch then stays a branch under ``vmap`` instead of running both sides.
-    Every argument must carry the same batch axes in front. Meant for functions without a derivative of their own (inside a
-    custom rule).
+    A ``lax.cond`` whose predicate is reduced over the batch then stays a branch under ``vmap`` instead of running both
+    sides. Every argument must carry the same batch axes in front. Meant for functions without a derivative of their own
+    (inside a custom rule).
 
     Args:
         function: positional arrays -> pytree of arrays, all with the same leading batch axes.

@@ -1,6 +1,7 @@
 """Singular values and the spectral norm, scale-safe and with derivatives that stay finite at repeated and zero values.
 
-The derivative is ``ds_i = Re(u_i^H dX v_i)``: at a repeated value one element of the set of directional derivatives, elsewhere exact.
+The derivative is ``ds_i = Re(u_i^H dX v_i)``: at a repeated value one element of the set of directional derivatives,
+elsewhere exact.
 """
 
 from functools import partial
@@ -16,11 +17,14 @@ from jaxspec.linalg.scaling import compute_dtype, conjugate_transpose, power_of_
 from jaxspec.linalg.spectral_map import gram_factor
 
 
-def singular_values(x: Inexact[Array, "*batch m n"], *, engine: Literal["svd", "qr"] = "svd") -> Float[Array, "*batch r"]:
-    """Singular values ``s_1 >= ... >= s_r >= 0`` of every matrix, ``r = min(m, n)``, with absolute error about ``eps s_1``.
+def singular_values(
+    x: Inexact[Array, "*batch m n"], *, engine: Literal["svd", "qr"] = "svd"
+) -> Float[Array, "*batch r"]:
+    """Singular values ``s_1 >= ... >= s_r >= 0``, ``r = min(m, n)``, with absolute error about ``eps s_1``.
 
     Args:
-        x: matrices, with leading batch axes; complex input is accepted. bfloat16 and float16 are computed in float32 and cast back.
+        x: matrices, with leading batch axes; complex input is accepted. bfloat16 and float16 are computed in float32
+            and cast back.
         engine: ``svd``, or ``qr`` (the triangle of a QR factorisation first), faster for very oblong matrices.
 
     Returns:
@@ -44,14 +48,15 @@ def singular_values(x: Inexact[Array, "*batch m n"], *, engine: Literal["svd", "
 
 
 def spectral_norm(x: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch"]:
-    """Largest singular value ``||X||_2``, from the largest Gram eigenvalue (accurate to a few ``eps``, unlike the small ones).
+    """Largest singular value ``||X||_2``, from the largest Gram eigenvalue, which is accurate to a few ``eps``.
 
     Args:
-        x: matrices, with leading batch axes; complex input is accepted. bfloat16 and float16 are computed in float32 and cast back.
+        x: matrices, with leading batch axes; complex input is accepted. bfloat16 and float16 are computed in float32
+            and cast back.
 
     Returns:
-        One norm per matrix; 0 for an empty matrix, NaN where the matrix is not finite. The derivative is ``Re(u_1^H dX v_1)``, and 0
-        at the zero matrix.
+        One norm per matrix; 0 for an empty matrix, NaN where the matrix is not finite. The derivative is ``Re(u_1^H dX
+        v_1)``, and 0 at the zero matrix.
 
     Raises:
         ValueError: ``x`` with fewer than two axes.

@@ -1,8 +1,9 @@
 """Functions of singular values, ``X = U S V^T -> U f(S) V^T``, by three engines, and the singular values themselves.
 
-With ``p = min(m, n)`` the Gram and QR engines only find the singular values and the vectors ``Q`` of the short side, and use
-``U f(S) V^T = Q diag(f(s)/s) Q^T X`` (``X`` wide). The Gram engine squares the condition number: relative to the largest singular
-value ``s_1`` it is accurate to ``eps s_1 / floor`` when ``f`` vanishes below ``floor``, and to ``sqrt(eps)`` only when it does not.
+With ``p = min(m, n)`` the Gram and QR engines only find the singular values and the vectors ``Q`` of the short side,
+and use ``U f(S) V^T = Q diag(f(s)/s) Q^T X`` (``X`` wide). The Gram engine squares the condition number: relative to
+the largest singular value ``s_1`` it is accurate to ``eps s_1 / floor`` when ``f`` vanishes below ``floor``, and to
+``sqrt(eps)`` only when it does not.
 """
 
 from collections.abc import Callable
@@ -35,28 +36,30 @@ def spectral_map(
 ) -> Inexact[Array, "*batch m n"] | tuple[Inexact[Array, "*batch m n"], Float[Array, "*batch r"]]:
     r"""Apply ``f`` to the singular values: ``X = U diag(s) V^T -> U diag(f(s)) V^T``.
 
-    Engines: ``svd`` thin SVD; ``gram`` eigendecomposition of the short-side Gram matrix (two products of ``X``, the fastest);
-    ``qr`` triangle of a QR factorisation, then an SVD of that small triangle (accurate relative to ``s_1`` where ``f(s)/s`` is
-    bounded); ``auto`` uses ``svd`` without ``floor``; with one it uses ``gram`` while ``floor/s_1`` exceeds 1e-2 (float32) or 1e-6
-    (float64) in every matrix of the batch, so that its error stays below about 3e-6 and 1e-10 of ``s_1``, else ``qr``. The switch
-    is a branch also under ``vmap``: one matrix below it sends the whole batch to ``qr``.
+    Engines: ``svd`` thin SVD; ``gram`` eigendecomposition of the short-side Gram matrix (two products of ``X``, the
+    fastest); ``qr`` triangle of a QR factorisation, then an SVD of that small triangle (accurate relative to ``s_1``
+    where ``f(s)/s`` is bounded); ``auto`` uses ``svd`` without ``floor``; with one it uses ``gram`` while ``floor/s_1``
+    exceeds 1e-2 (float32) or 1e-5 (float64) in every matrix of the batch, so that its error stays below about 3e-6 and
+    1e-10 of ``s_1``, else ``qr``. The switch is a branch also under ``vmap``: one matrix below it sends the whole batch
+    to ``qr``.
 
-    Derivatives (forward and reverse, of ``x`` and of values ``f`` closes over) are exact also at repeated and zero singular values,
-    provided ``f`` is differentiable there and permutation-equivariant, with ``f(0) = 0`` where singular values vanish; they cost
-    one SVD. Entries of ``f``'s Jacobian that are not finite count as 0. Second derivatives need simple, non-zero singular values.
+    Derivatives (forward and reverse, of ``x`` and of values ``f`` closes over) are exact also at repeated and zero
+    singular values, provided ``f`` is differentiable there and permutation-equivariant, with ``f(0) = 0`` where
+    singular values vanish; they cost one SVD. Entries of ``f``'s Jacobian that are not finite count as 0. Second
+    derivatives need simple, non-zero singular values.
 
     Args:
         x: matrices; complex input is accepted. bfloat16 and float16 are computed in float32 and cast back.
-        f: singular values, descending along the last axis, to new values of the same shape. It receives the batch at once, may
-            depend on all singular values of its matrix and may close over traced arrays with the batch shape.
+        f: singular values, descending along the last axis, to new values of the same shape. It receives the batch at
+            once, may depend on all singular values of its matrix and may close over traced arrays with the batch shape.
         engine: how the singular values are found.
         rcond: ``s <= rcond * s_1`` counts as 0 and is mapped to 0; default ``max(m, n) * eps``.
         floor: value(s), broadcast over the batch, below which ``f`` is 0. Only steers ``auto``.
         return_values: also return ``f(s)``.
 
     Returns:
-        The mapped matrices and, on request, ``f(s)``. From the Gram engine ``f(s)`` inherits its error, so a sum over many small
-        values is inaccurate: never use it in a certificate. Non-finite input gives non-finite output.
+        The mapped matrices and, on request, ``f(s)``. From the Gram engine ``f(s)`` inherits its error, so a sum over
+        many small values is inaccurate: never use it in a certificate. Non-finite input gives non-finite output.
 
     Raises:
         ValueError: unknown engine, or ``x`` with fewer than two axes.
@@ -141,11 +144,12 @@ def _short_gram(x):
 
 @batch_first
 def _scaled_gram(x):
-    """Gram matrix of ``x / scale`` and ``scale``, which is 1 unless the trace says that squares may overflow or vanish."""
+    """Gram matrix of ``x / scale`` and ``scale``, 1 unless the trace says that squares may overflow or vanish."""
     gram = _short_gram(x)
     trace = jnp.trace(gram, axis1=-2, axis2=-1).real
     tiny = float(jnp.finfo(x.dtype).tiny) ** (1 / 3)
-    # Products lost to underflow are below tiny each, hence below n * tiny**(2/3) of a trace that is at least tiny**(1/3).
+    # Products lost to underflow are below tiny each, hence below n * tiny**(2/3) of a trace that is at least
+    # tiny**(1/3).
     safe = jnp.all((trace >= tiny) & (trace <= 1 / tiny))
 
     def rescaled():
@@ -157,7 +161,7 @@ def _scaled_gram(x):
 
 @jax.jit
 def gram_factor(x, floor=None):
-    """Descending singular values of ``x / scale`` (..., p), short-side singular vectors as columns (..., p, p), scale (...)."""
+    """Descending singular values of ``x / scale`` (..., p), short-side singular vectors (..., p, p), scale (...)."""
     gram, scale = _scaled_gram(x)
     squares, q = decompositions.eigh(gram, symmetrize=False)
     return jnp.sqrt(jnp.maximum(squares[..., ::-1], 0)), q[..., ::-1], scale
@@ -173,7 +177,7 @@ def _qr_factor(x, floor=None):
 @batch_first
 def _auto_factor(x, floor):
     s, q, scale = gram_factor(x)
-    ratio = 1e-2 if jnp.finfo(x.dtype).bits == 32 else 1e-6
+    ratio = 1e-2 if jnp.finfo(x.dtype).bits == 32 else 1e-5
     accurate = jnp.all(~(floor < ratio * s[..., 0] * scale))
     return lax.cond(accurate, lambda: (s, q, scale), lambda: _qr_factor(x))
 

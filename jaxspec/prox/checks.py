@@ -14,8 +14,8 @@ def batch_values(
 ) -> Float[Array, "..."]:
     """Cast a per-matrix parameter to the dtype in which ``x`` is computed, checking what can be checked.
 
-    The sign is checked where the value is known (Python numbers and concrete arrays); under a trace the check is skipped, since it
-    would sit in the innermost loop of a solver.
+    The sign is checked where the value is known (Python numbers and concrete arrays); under a trace the check is
+    skipped, since it would sit in the innermost loop of a solver.
 
     Args:
         x: matrices, (*batch, m, n).
@@ -40,7 +40,9 @@ def batch_values(
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError(f"{name} has shape {jnp.shape(value)}; expected one that broadcasts to the batch shape {batch}")
+        raise ValueError(
+            f"{name} has shape {jnp.shape(value)}; expected one that broadcasts to the batch shape {batch}"
+        )
     if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) >= 0):
         raise ValueError(f"{name} is {value}; expected a number >= 0")
     return jnp.asarray(value, dtype)

@@ -1,6 +1,7 @@
 """Proximal operators of the nuclear norm: singular-value thresholding, alone and with a ridge.
 
-One formula, ``X = U diag(s) V^T -> U diag(max(s - threshold, 0)) V^T``, the proximal operator of ``threshold * ||.||_*``.
+One formula, ``X = U diag(s) V^T -> U diag(max(s - threshold, 0)) V^T``, the proximal operator of ``threshold *
+||.||_*``.
 """
 
 from functools import partial
@@ -18,26 +19,31 @@ from jaxspec.prox.checks import batch_values
 def svt(
     x: Float[Array, "*batch m n"], threshold: ArrayLike, *, method: Engine = "auto", return_norm: bool = False
 ) -> Float[Array, "*batch m n"] | tuple[Float[Array, "*batch m n"], Float[Array, "*batch"]]:
-    r"""Singular-value thresholding: ``argmin_Y 1/2 ||Y - X||_F^2 + threshold * ||Y||_* = U diag(max(s - threshold, 0)) V^T``.
+    r"""``argmin_Y 1/2 ||Y - X||_F^2 + threshold * ||Y||_*``: singular-value thresholding.
+
+    The minimiser is ``U diag(max(s - threshold, 0)) V^T``.
 
     Args:
         x: matrices, with leading batch axes. bfloat16 and float16 are computed in float32 and cast back.
-        threshold: >= 0, in the units of ``x``; scalar or broadcast over the batch axes. 0 returns ``x`` to rounding, infinity zeros.
+        threshold: >= 0, in the units of ``x``; scalar or broadcast over the batch axes. 0 returns ``x`` to rounding,
+            infinity zeros.
         method: ``gram``, ``qr``, ``svd`` or ``auto`` (``gram`` where that is accurate, else ``qr``); see
             `jaxspec.linalg.spectral_map`.
         return_norm: also return the nuclear norm of the result, which is free.
 
     Returns:
-        The thresholded matrices and, on request, their nuclear norms (accurate to about 1e-5 in float32 with ``gram``: good for
-        monitoring, not for certificates). Differentiable in ``x`` and ``threshold`` wherever no singular value equals it.
+        The thresholded matrices and, on request, their nuclear norms (accurate to about 1e-5 in float32 with ``gram``:
+        good for monitoring, not for certificates). Differentiable in ``x`` and ``threshold`` wherever no singular value
+        equals it.
 
     Raises:
-        ValueError: negative or NaN ``threshold`` (checked where its value is known, not under a trace), or a shape that does not
-            broadcast over the batch axes.
+        ValueError: negative or NaN ``threshold`` (checked where its value is known, not under a trace), or a shape that
+            does not broadcast over the batch axes.
         TypeError: integer or complex ``x``.
 
     Reference:
-        Cai, Candes & Shen, "A singular value thresholding algorithm for matrix completion", SIAM J. Optim. 20 (2010), Theorem 2.1.
+        Cai, Candes & Shen, "A singular value thresholding algorithm for matrix completion", SIAM J. Optim. 20 (2010),
+        Theorem 2.1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -57,7 +63,9 @@ def nuclear_ridge(
     method: Engine = "auto",
     return_norm: bool = False,
 ) -> Float[Array, "*batch m n"] | tuple[Float[Array, "*batch m n"], Float[Array, "*batch"]]:
-    r"""``argmin_Y 1/2 ||Y - X||_F^2 + threshold * ||Y||_* + ridge/2 * ||Y||_F^2 = U diag(max(s - threshold, 0)/(1 + ridge)) V^T``.
+    r"""``argmin_Y 1/2 ||Y - X||_F^2 + threshold * ||Y||_* + ridge/2 * ||Y||_F^2``.
+
+    The minimiser is ``U diag(max(s - threshold, 0) / (1 + ridge)) V^T``.
 
     Args:
         x: matrices, with leading batch axes.

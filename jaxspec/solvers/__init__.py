@@ -11,6 +11,7 @@ from jaxspec.solvers.penalties import (
     Spectral,
 )
 from jaxspec.solvers.problem import Block, DataTerm
+from jaxspec.solvers.proximal_gradient import ProximalGradient, accelerated_proximal_gradient
 from jaxspec.solvers.stopping import Gap, RelativeChange, Residual
 
 __all__ = [
@@ -23,10 +24,12 @@ __all__ = [
     "Gap",
     "Geometric",
     "NormRatio",
+    "ProximalGradient",
     "RelativeChange",
     "RelativeResidual",
     "Residual",
     "ResidualBalance",
     "Spectral",
+    "accelerated_proximal_gradient",
     "consensus_admm",
 ]

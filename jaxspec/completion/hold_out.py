@@ -1,0 +1,179 @@
+"""Choice of the noise weight lam by hold-out, and observed entries in coordinate form."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from jaxspec.completion import validation
+from jaxspec.completion.tensor import complete_tensor, lambda_max
+
+
+class LambdaChoice(NamedTuple):
+    """Result of `choose_lam`.
+
+    Attributes:
+        lam: the chosen weight, in the units of the data.
+        noise_level: root mean square error on the held-out entries at the chosen weight: an upper estimate of the noise
+            standard deviation (it holds the error of the completion too).
+        lams: candidates, descending, shape (L,).
+        errors: root mean square error on the held-out entries, averaged over the splits, shape (L,).
+        standard_errors: of ``errors`` over the splits, shape (L,); NaN for one split.
+    """
+
+    lam: Float[Array, ""]
+    noise_level: Float[Array, ""]
+    lams: Float[Array, " L"]
+    errors: Float[Array, " L"]
+    standard_errors: Float[Array, " L"]
+
+
+def choose_lam(
+    tensor: Any,
+    mask: Any = None,
+    *,
+    key: PRNGKeyArray,
+    lams: Any = None,
+    fraction: float = 0.15,
+    splits: int = 3,
+    weights: Any = None,
+    regularizer: Any = "snn",
+    tol: float | None = 1e-4,
+    max_iter: int = 300,
+) -> LambdaChoice:
+    """Weight lam of `complete_tensor` that predicts held-out observed entries best.
+
+    Each split hides a random ``fraction`` of the observed entries, completes the rest for every candidate and measures the root
+    mean square error on the hidden ones. One compiled solve serves all candidates and splits, run one after the other.
+
+    Args:
+        tensor: as in `complete_tensor`.
+        mask: as in `complete_tensor`.
+        key: randomness of the splits.
+        lams: candidates > 0 in the units of the data; None: 12 values from ``lambda_max`` down to a thousandth of it.
+        fraction: share of the observed entries to hide, in (0, 1).
+        splits: number of random splits.
+        weights: as in `complete_tensor`.
+        regularizer: as in `complete_tensor`.
+        tol: relative residuals at which each solve stops.
+        max_iter: iterations of each solve at most.
+
+    Returns:
+        The choice and the curve it was made from.
+
+    Raises:
+        ValueError: for a fraction outside (0, 1), no split, fewer than two observed entries, or a candidate that is not positive.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be in (0, 1), got {fraction}")
+    if splits < 1:
+        raise ValueError(f"splits must be at least 1, got {splits}")
+    tensor, mask, _ = validation.observations(tensor, mask, True)
+    if validation.is_concrete(mask) and int(jnp.sum(mask)) < 2:
+        raise ValueError(f"mask must hold at least two observed entries, got {int(jnp.sum(mask))}")
+    if lams is None:
+        lams = lambda_max(tensor, mask) * jnp.logspace(0, -3, 12, dtype=tensor.dtype)
+    lams = jnp.sort(jnp.asarray(lams, tensor.dtype))[::-1]
+    if validation.is_concrete(lams) and not bool(jnp.all((lams > 0) & jnp.isfinite(lams))):
+        raise ValueError(f"lams must be positive and finite, got {np.asarray(lams).tolist()}")
+    hidden = jnp.stack([_hide(mask, fraction, split) for split in jax.random.split(key, splits)])
+    curve = _Curve(weights, regularizer, tol, max_iter)
+    errors = _hold_out_errors(tensor, mask, hidden, lams, curve)
+    mean = jnp.mean(errors, axis=0)
+    best = jnp.argmin(mean)
+    spread = jnp.std(errors, axis=0, ddof=1) / splits**0.5 if splits > 1 else jnp.full_like(mean, jnp.nan)
+    return LambdaChoice(lams[best], mean[best], lams, mean, spread)
+
+
+class _Curve(eqx.Module):
+    weights: Any
+    regularizer: Any
+    tol: float | None = eqx.field(static=True)
+    max_iter: int = eqx.field(static=True)
+
+
+@eqx.filter_jit
+def _hold_out_errors(tensor: Array, mask: Array, hidden: Array, lams: Array, curve: _Curve) -> Float[Array, "splits L"]:
+    def error(hide: Array, lam: Array) -> Array:
+        result = complete_tensor(
+            tensor,
+            mask & ~hide,
+            weights=curve.weights,
+            regularizer=curve.regularizer,
+            lam=lam,
+            tol=curve.tol,
+            max_iter=curve.max_iter,
+            history=False,
+            validate=False,
+        )
+        # Divided by the largest entry first, so that squares neither overflow nor vanish.
+        scale = jnp.maximum(jnp.max(jnp.abs(tensor)), jnp.finfo(tensor.dtype).tiny)
+        squares = jnp.where(hide, ((result.tensor - tensor) / scale) ** 2, 0)
+        return scale * jnp.sqrt(jnp.sum(squares) / jnp.maximum(jnp.sum(hide), 1))
+
+    return jax.lax.map(lambda hide: jax.lax.map(lambda lam: error(hide, lam), lams), hidden)
+
+
+def _hide(mask: Bool[Array, "..."], fraction: float, key: PRNGKeyArray) -> Bool[Array, "..."]:
+    """A random ``fraction`` of the observed entries, at least one and never all."""
+    scores = jnp.where(mask, jax.random.uniform(key, mask.shape), jnp.inf).ravel()
+    observed = jnp.sum(mask)
+    count = jnp.clip(jnp.round(fraction * observed).astype(jnp.int32), 1, observed - 1)
+    return mask & (scores <= jnp.sort(scores)[count - 1]).reshape(mask.shape)
+
+
+class Observations(NamedTuple):
+    """Observed entries of a tensor.
+
+    Attributes:
+        tensor: mean of the values given for each entry, 0 where there is none.
+        mask: True where there is a value.
+        count: number of values given for each entry: the ``obs_weights`` of a least-squares fit to all of them.
+    """
+
+    tensor: Float[Array, "..."]
+    mask: Bool[Array, "..."]
+    count: Float[Array, "..."]
+
+
+def from_coordinates(indices: Any, values: Any, shape: Sequence[int]) -> Observations:
+    """Tensor and mask from observed entries in coordinate form; repeated entries are averaged and counted.
+
+    Args:
+        indices: integers, (k, N): one row of N indices per value.
+        values: (k,).
+        shape: of the tensor, N modes.
+
+    Returns:
+        Tensor, mask and count; for exact completion pass the first two, for a noisy one also ``obs_weights=count``.
+
+    Raises:
+        ValueError: for shapes that do not fit, or an index out of range.
+        TypeError: for indices that are not integers.
+
+    Example:
+        >>> observed = from_coordinates([[0, 1], [1, 0], [1, 0]], [2.0, 3.0, 5.0], (2, 2))
+        >>> observed.tensor
+        Array([[0., 2.],
+               [4., 0.]], dtype=float32)
+    """
+    indices, values, shape = np.asarray(indices), jnp.asarray(values), tuple(int(n) for n in shape)
+    if indices.ndim != 2 or indices.shape[1] != len(shape):
+        raise ValueError(f"indices must have shape (k, {len(shape)}), got {indices.shape}")
+    if values.shape != indices.shape[:1]:
+        raise ValueError(f"values must have shape {indices.shape[:1]}, got {values.shape}")
+    if not np.issubdtype(indices.dtype, np.integer):
+        raise TypeError(f"indices must be integers, got dtype {indices.dtype}")
+    bad = (indices < 0) | (indices >= np.asarray(shape))
+    if bad.any():
+        row = int(np.argwhere(bad.any(axis=1))[0, 0])
+        raise ValueError(f"indices must lie inside the shape {shape}, got {indices[row].tolist()} in row {row}")
+    values = values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.float32)
+    where = tuple(jnp.asarray(indices.T))
+    count = jnp.zeros(shape, values.dtype).at[where].add(1)
+    total = jnp.zeros(shape, values.dtype).at[where].add(values)
+    return Observations(total / jnp.maximum(count, 1), count > 0, count)

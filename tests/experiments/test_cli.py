@@ -1,0 +1,223 @@
+"""The command line: what is computed, what is skipped, and what every kind of failure says and leaves."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments.runner import cli, store
+
+STRICT = [
+    ("2.0", "2.0", 0),
+    ("2.0", "-1.0", 1),
+    ('quantity="largest"', 'known_not_to_hold="reason"', 1),
+    ('2.0, quantity="largest"', '-1.0, known_not_to_hold="reason"', 0),
+    ("result.values, 2.0", 'float("nan"), 2.0', 1),
+]
+
+
+def one_line(capsys):
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert error.count("\n") == 1, error
+    return error
+
+
+def test_results_claims_figures_and_costs_are_saved(lab):
+    lab.add("solo")
+    assert lab.run("run", "solo") == 0
+    assert lab.files() == [f"solo/quick/{name}" for name in ("arrays.npz", "figures/01-values-steps.svg", "meta.json")]
+    meta = json.loads((lab.out / "solo/quick/meta.json").read_text())
+    assert meta["config"] == {"seed": 0, "size": 4, "rates": [0.5, 0.25]}
+    assert {"python", "jax", "jaxlib", "numpy", "jaxspec"} <= set(meta["versions"])
+    assert meta["claims"][0]["verdict"] == "holds"
+    assert meta["seconds"] > 0
+    assert meta["peak_memory_bytes"] > 1e6
+    assert {"started_at", "device", "platform", "cores", "fingerprint", "seed"} <= set(meta)
+
+
+def test_finished_work_is_not_computed_again(lab, capsys):
+    lab.add("solo")
+    assert [lab.run("run", "solo"), lab.run("run", "solo")] == [0, 0]
+    assert lab.calls("solo") == 1
+    assert "already there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--force"], ["--seed", "3"], ["--size", "5"], ["--rates", "0.1", "0.2"]])
+def test_force_and_changed_numbers_compute_again(lab, flags):
+    lab.add("solo")
+    assert [lab.run("run", "solo"), lab.run("run", "solo", *flags)] == [0, 0]
+    assert lab.calls("solo") == 2
+
+
+def test_a_changed_source_computes_again(lab):
+    lab.add("solo")
+    lab.run("run", "solo")
+    lab.add("solo", replace=[("0.1 * step", "0.2 * step")])
+    lab.run("run", "solo")
+    assert lab.calls("solo") == 2
+    assert store.load(lab.out / "solo/quick").arrays["values"].max() == pytest.approx(0.6)
+
+
+def test_typed_flags_reach_the_config_and_are_marked_as_changed(lab):
+    lab.add("solo")
+    assert lab.run("run", "solo", "--preset", "full", "--size", "6", "--rates", "0.1") == 0
+    meta = json.loads((lab.out / "solo/full/meta.json").read_text())
+    assert meta["config"] == {"seed": 0, "size": 6, "rates": [0.1]}
+    assert meta["changed"] == ["size", "rates"]
+
+
+def test_a_folder_runs_all_parts_or_one_and_all_runs_everything(lab):
+    lab.add("folder.first")
+    lab.add("folder.second")
+    lab.add("solo")
+    assert lab.run("run", "folder.second") == 0
+    assert (lab.calls("folder.first"), lab.calls("folder.second")) == (0, 1)
+    assert lab.run("run", "folder") == 0
+    assert lab.run("run", "--all", "--strict") == 0
+    assert [lab.calls(name) for name in ("folder.first", "folder.second", "solo")] == [1, 1, 1]
+    assert (lab.out / "folder/first/quick/arrays.npz").is_file()
+
+
+@pytest.mark.parametrize(("old", "new", "status"), STRICT)
+def test_strict_fails_when_a_claim_falls_and_when_a_fallen_one_holds(lab, old, new, status):
+    lab.add("solo", replace=[(old, new)])
+    assert lab.run("run", "solo") == 0
+    assert lab.run("run", "solo", "--strict") == status
+
+
+def test_list_shows_titles_and_what_is_computed(lab, capsys):
+    lab.add("solo")
+    lab.run("run", "solo", "--preset", "full")
+    capsys.readouterr()
+    assert lab.run("list") == 0
+    output = capsys.readouterr().out
+    assert "A small experiment about <spectra> & numbers" in output
+    assert "full" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "sol"], "no experiment is called 'sol'; did you mean solo?"),
+        (["run", "solo", "--preset", "quik"], "no preset 'quik'; did you mean quick?"),
+        (["run", "solo", "--preset", "zzz"], "it has quick, full"),
+        (["run", "solo", "--sise", "3"], "no flag --sise; did you mean --size"),
+        (["run", "solo", "--size", "many"], "--size: invalid literal for int"),
+        (["run", "solo", "--size"], "Missing value for argument '--size'"),
+        (["run", "solo", "--seed", "x"], "--seed: invalid int value"),
+        (["run", "--all", "--size", "3"], "--size belongs to one experiment; 2 are selected"),
+        (["run", "--all", "solo"], "not both"),
+        (["run"], "which experiment? name one of other, solo"),
+        (["walk"], "invalid choice: 'walk'"),
+        (["report", "solo"], "report does not know 'solo'"),
+    ],
+)
+def test_wrong_use_is_one_line_and_computes_nothing(lab, capsys, arguments, message):
+    lab.add("solo")
+    lab.add("other")
+    assert lab.run(*arguments) == cli.BAD_USE
+    assert message in one_line(capsys)
+    assert lab.calls("solo") == 0
+    assert not lab.out.exists()
+
+
+def test_a_wrong_preset_in_the_last_experiment_stops_before_the_first(lab, capsys):
+    lab.add("first")
+    lab.add("second", replace=[('"full":', '"huge":')])
+    assert lab.run("run", "--all", "--preset", "full") == cli.BAD_USE
+    assert "second has no preset 'full'" in one_line(capsys)
+    assert lab.calls("first") == 0
+
+
+def test_a_results_folder_that_cannot_be_written_is_found_before_computing(lab, capsys):
+    lab.add("solo")
+    lab.out.write_text("a file where the folder should be")
+    assert lab.run("run", "solo") == cli.BAD_USE
+    assert "cannot write" in one_line(capsys)
+    assert lab.run("report") == cli.BAD_USE
+    assert "cannot write" in one_line(capsys)
+    assert lab.calls("solo") == 0
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_folder(lab, capsys, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    lab.add("solo")
+    monkeypatch.setattr(np, "savez", full)
+    assert lab.run("run", "solo") == cli.BAD_USE
+    assert "No space left on device" in one_line(capsys)
+    assert list((lab.out / "solo").iterdir()) == []
+
+
+def test_an_experiment_that_raises_leaves_no_result(lab):
+    lab.add("solo", replace=[("    return Result(", "    raise ZeroDivisionError\n    return Result(")])
+    with pytest.raises(ZeroDivisionError):
+        lab.run("run", "solo")
+    assert list((lab.out / "solo").iterdir()) == []
+
+
+def test_an_unsupported_field_is_named(lab):
+    lab.add("solo", replace=[('["α", "beta"]', "None")])
+    with pytest.raises(TypeError, match="field 'names'"):
+        lab.run("run", "solo")
+    assert lab.files() == []
+
+
+def test_a_fault_in_claims_keeps_the_computed_arrays(lab):
+    lab.add("solo", replace=[("    return [Claim", "    raise ZeroDivisionError\n    return [Claim")])
+    with pytest.raises(ZeroDivisionError):
+        lab.run("run", "solo")
+    assert lab.files() == ["solo/quick/arrays.npz", "solo/quick/meta.json"]
+
+
+def test_an_interrupt_exits_130_leaves_nothing_and_the_next_run_starts_clean(lab, tmp_path):
+    waiting = 'calls.write_text(".")\n    import time\n    time.sleep(60)\n'
+    lab.add("first")
+    lab.add("second", replace=[('calls.write_text(calls.read_text() + "." if calls.exists() else ".")\n', waiting)])
+    root = os.path.dirname(os.path.dirname(os.path.dirname(cli.__file__)))
+    snippet = "import sys; from experiments.runner.cli import main; sys.exit(main(package='fakelab'))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", snippet, "run", "--all", "--out", str(lab.out)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([root, str(tmp_path)]), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while lab.calls("second") == 0 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == cli.INTERRUPTED, error
+    assert "interrupted" in error
+    assert "Traceback" not in error
+    assert {name.split("/")[0] for name in lab.files()} == {"first"}
+    lab.add("second")
+    assert lab.run("run", "--all") == 0
+    assert lab.calls("first") == 1
+    assert (lab.out / "second/quick/arrays.npz").is_file()
+
+
+def test_a_missing_extra_is_named_by_the_entry_point(run_python):
+    hide = "import sys; sys.modules['tyro'] = None; sys.argv = ['experiments', 'list']\n"
+    done = run_python(hide + "from experiments.__main__ import main; sys.exit(main())", check=False)
+    assert done.returncode == cli.BAD_USE
+    assert done.stderr == "error: tyro is not installed: pip install 'jaxspec-lab[experiments]'\n"
+
+
+def test_help_of_an_experiment_lists_its_own_flags(lab, capsys):
+    lab.add("solo")
+    assert lab.run("run", "solo", "--help") == 0
+    output = capsys.readouterr().out
+    assert "--rates" in output
+    assert "share observed" in output
+    assert "--strict" in output
+    assert lab.calls("solo") == 0
