@@ -39,7 +39,7 @@ bench: $(READY)
 	$(RUN) -m experiments.benchmarks $(ARGS)
 
 docs: $(READY)
-	$(RUN) -m pdoc --docformat google --math --output-directory site jaxspec
+	$(RUN) -m pdoc --docformat google --output-directory site jaxspec
 
 clean:
 	rm -rf .venv build dist site .pytest_cache .ruff_cache .hypothesis

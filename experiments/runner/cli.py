@@ -167,8 +167,9 @@ def _print_claims(one: execute.Evaluated, console: Console) -> None:
         console.print("  no claims", style="dim")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for column, fixed in {"": True, "claim": False, "criterion": False, "measured": False}.items():
-        table.add_column(column, overflow="fold", no_wrap=fixed)
+    table.add_column("", no_wrap=True)
+    for column in ("claim", "criterion", "measured"):
+        table.add_column(column, overflow="fold")
     for claim in one.claims:
         verdict = Text(claim.verdict.value, style=VERDICT_STYLES[claim.verdict])
         statement = Text(claim.statement).append(f"\n{claim.source}", style="dim")
