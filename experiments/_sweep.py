@@ -11,8 +11,9 @@ from jaxtyping import PyTree
 def sweep(function: Callable[..., PyTree], *batches: PyTree) -> PyTree:
     """``function`` mapped over the leading axis of every argument, as NumPy arrays.
 
-    On a CPU one entry runs after the other, inside one compiled loop, so that an entry that converges early costs little. On an
-    accelerator all run at once (`jax.vmap`), sharded over the devices where their number divides the batch.
+    On a CPU one entry runs after the other, inside one compiled loop, so that an entry that converges early costs
+    little. On an accelerator all run at once (`jax.vmap`), sharded over the devices where their number divides the
+    batch.
 
     Args:
         function: arrays -> pytree of arrays; must be traceable.

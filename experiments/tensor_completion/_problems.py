@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-
 CHINA_ROWS, CHINA_COLUMNS = 400, 640
 
 
@@ -65,8 +64,8 @@ def photograph(name: str, block: int) -> np.ndarray:
     """A photograph bundled with scikit-learn or scikit-image, averaged over blocks of pixels, values in [0, 1].
 
     Args:
-        name: ``china`` or ``flower`` (scikit-learn; the first 400 rows and 640 columns), or ``astronaut``, ``coffee``, ``chelsea``
-            (scikit-image).
+        name: ``china`` or ``flower`` (scikit-learn; the first 400 rows and 640 columns), or ``astronaut``, ``coffee``,
+            ``chelsea`` (scikit-image).
         block: side of the blocks that are averaged; 1: the photograph itself.
 
     Returns:
@@ -90,7 +89,8 @@ def real_tensor(name: str) -> np.ndarray:
 
     Args:
         name: ``il2`` (IL-2 response, ligand x time x dose x cell), ``covid`` (serology, subject x antigen x receptor),
-            ``kinetic`` (fluorescence, every second sample) or ``pines`` (hyperspectral, a 48 x 48 crop, every fourth band).
+            ``kinetic`` (fluorescence, every second sample) or ``pines`` (hyperspectral, a 48 x 48 crop, every fourth
+            band).
 
     Returns:
         The tensor.

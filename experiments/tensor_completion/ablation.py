@@ -1,9 +1,10 @@
 """Penalty policy, over-relaxation and first penalty: iterations to the optimum.
 
-Problems: E, an exactly recoverable tensor; H, one that is not; Nz, a noisy one; G, a noisy matrix with overlapping row groups.
-Iterations are counted to a squared relative distance of 1e-8 from the optimum x*, found by a long run.
+Problems: E, an exactly recoverable tensor; H, one that is not; Nz, a noisy one; G, a noisy matrix with overlapping row
+groups. Iterations are counted to a squared relative distance of 1e-8 from the optimum x*, found by a long run.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments._sweep import sweep
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import COLORS, LINES, subplots
-from experiments._sweep import sweep
 from experiments.tensor_completion._problems import Problem, first_below, observe, tucker
 from jaxspec.completion import blocks, complete_tensor
 from jaxspec.completion.tensor import lambda_max
@@ -49,6 +50,7 @@ class Config:
     seeds: int = 3  # problems per family
     problems: tuple[str, ...] = ("E", "H", "Nz")
     policies: tuple[str, ...] = ("fixed", "displacement")
+    left_out: tuple[str, ...] = ("H fixed",)  # pairs not run: the slowest, and no criterion is about them
     kappas: tuple[float, ...] = (1.0, 1.6)  # over-relaxation
     rho_scales: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)  # first penalty over its default
     cap: int = 1200  # iterations; a run that misses counts as this many
@@ -62,6 +64,7 @@ PRESETS = {
         seeds=5,
         problems=("E", "H", "Nz", "G"),
         policies=tuple(POLICIES),
+        left_out=(),
         kappas=(1.0, 1.4, 1.6, 1.8),
         optimum_iterations=20000,
     ),
@@ -76,7 +79,8 @@ class Result(NamedTuple):
         policies: names, shape (Q,).
         kappas: over-relaxation, shape (K,).
         rho_scales: first penalty over its default, shape (R,).
-        iterations: to the distance, shape (P, Q, K, R, S) for S seeds; the cap where it was missed.
+        iterations: to the distance, shape (P, Q, K, R, S) for S seeds; the cap where it was missed, NaN
+            where not run.
         curves: squared relative distance per iteration on the first problem, first seed, shape (Q, K, R, cap).
         optimum_residuals: relative residuals at which x* was taken, shape (P, S).
         cap: iterations that a miss counts as.
@@ -101,11 +105,14 @@ def run(config: Config, progress: Progress) -> Result:
         for name in progress.track("problems", config.problems):
             keys = [jax.random.key(config.seed + index) for index in range(config.seeds)]
             problems = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[make_problem(name, key) for key in keys])
-            optima, optimum_residuals = sweep(lambda problem: _optimum(config, name, problem), problems)
+            optima, optimum_residuals = sweep(functools.partial(_optimum, config, name), problems)
             residuals.append(optimum_residuals)
             grid = [axis.ravel() for axis in jnp.meshgrid(jnp.arange(config.seeds), kappas, scales, indexing="ij")]
             with progress.stage(f"{name}: policies", total=len(config.policies)):
                 for policy in config.policies:
+                    if f"{name} {policy}" in config.left_out:
+                        iterations.append(np.full((*shape[1:], config.seeds), np.nan))
+                        continue
                     distances = _distances(config, name, policy, problems, jnp.asarray(optima), grid)
                     counted = first_below(distances, config.distance, config.cap).reshape(shape)
                     iterations.append(np.moveaxis(counted, 0, -1))
@@ -138,7 +145,7 @@ def make_problem(name: str, key: jax.Array) -> tuple[Problem, jax.Array]:
     raise ValueError(f"problems must be among E, H, Nz, G, got {name!r}")
 
 
-GROUPS = (range(0, 40), range(30, 70), range(60, 80), range(0, 80))
+GROUPS = (range(40), range(30, 70), range(60, 80), range(80))
 
 
 def _grouped(key: jax.Array) -> Problem:
@@ -163,7 +170,7 @@ def _solve(name: str, problem: tuple[Problem, jax.Array], **options: Any):
 
 
 def _optimum(config: Config, name: str, problem: tuple[Problem, jax.Array]):
-    stop = Residual(1e-12, patience=None)
+    stop = Residual(1e-12, patience=200)
     result = _solve(name, problem, stop=stop, max_iter=config.optimum_iterations, history=False)
     return result.tensor, jnp.maximum(result.info.primal_residual, result.info.dual_residual)
 
@@ -188,7 +195,9 @@ def _mean(result: Result, problem: str, policy: str, kappa: float) -> float:
 
 
 def _runs(result: Result, problem: str, policy: str, kappa: float) -> np.ndarray:
-    chosen = (result.problems == problem)[:, None, None] & (result.policies == policy)[:, None] & (result.kappas == kappa)
+    chosen = (
+        (result.problems == problem)[:, None, None] & (result.policies == policy)[:, None] & (result.kappas == kappa)
+    )
     found = result.iterations[chosen]
     return found[0] if len(found) else np.zeros((0, 0))
 
@@ -199,7 +208,7 @@ def claims(result: Result) -> list[Claim]:
     rows = []
     for problem in ("E", "Nz"):
         ratio = mean(problem, "displacement", 1.6) / mean(problem, "fixed", 1.0)
-        statement = f"Adaptive penalties with over-relaxation need at most half the iterations of plain ADMM (problem {problem})"
+        statement = f"Adaptive and over-relaxed needs at most half the iterations of plain ADMM (problem {problem})"
         rows.append(Claim.at_most(statement, SOURCE, ratio, 0.5, quantity="iterations, adaptive 1.6 / fixed 1"))
     spread = _runs(result, "E", "displacement", 1.6).mean(axis=-1)
     statement = "The first penalty hardly matters: over a factor 1000 the iterations vary by at most 2x (problem E)"
@@ -230,13 +239,20 @@ def figures(result: Result) -> dict[str, Figure]:
         for k, kappa in enumerate(result.kappas):
             for r, scale in enumerate(result.rho_scales):
                 label = f"rho0 x {scale:g}" if k == 0 else None
-                axis.semilogy(result.curves[q, k, r], color=COLORS[r % len(COLORS)], ls=LINES[k % len(LINES)], label=label)
+                axis.semilogy(
+                    result.curves[q, k, r], color=COLORS[r % len(COLORS)], ls=LINES[k % len(LINES)], label=label
+                )
         axis.set(title=str(policy), xlabel="iteration", ylim=(1e-14, 3), xlim=(0, 300))
     axes[0, 0].set_ylabel("squared relative distance from x*")
     axes[0, 0].legend()
     lines = ", ".join(f"{LINES[k % len(LINES)]} {kappa:g}" for k, kappa in enumerate(result.kappas))
     caption = f"Convergence to x* on problem {result.problems[0]}, one seed; over-relaxation: {lines}"
 
+    counted = f"Iterations to the optimum against the first penalty; over-relaxation: {lines}"
+    return {caption: figure, counted: _counts(result)}
+
+
+def _counts(result: Result) -> Figure:
     counts, axes = subplots(1, len(result.problems))
     for p, problem in enumerate(result.problems):
         axis = axes[0, p]
@@ -244,8 +260,15 @@ def figures(result: Result) -> dict[str, Figure]:
             for k, kappa in enumerate(result.kappas):
                 mean = result.iterations[p, q, k].mean(axis=-1)
                 label = f"{policy}, {kappa:g}"
-                axis.loglog(result.rho_scales, mean, color=COLORS[q % len(COLORS)], ls=LINES[k % len(LINES)], marker="o", label=label)
+                axis.loglog(
+                    result.rho_scales,
+                    mean,
+                    color=COLORS[q % len(COLORS)],
+                    ls=LINES[k % len(LINES)],
+                    marker="o",
+                    label=label,
+                )
         axis.set(title=f"problem {problem}", xlabel="first penalty / default")
     axes[0, 0].set_ylabel("iterations to 1e-8 (mean over seeds)")
     axes[0, -1].legend()
-    return {caption: figure, "Iterations to a squared relative distance of 1e-8 from x* against the first penalty": counts}
+    return counts

@@ -1,7 +1,8 @@
 """Measured tensors: held-out error of the convex completion, which must equal that of converged HaLRTC.
 
-The tensors ship inside tensorly: IL-2 response (13 x 4 x 12 x 8, 3.8% missing), COVID-19 serology (438 x 6 x 11), a fluorescence
-time course and a hyperspectral image. Both methods solve the same convex program, so only their cost can differ.
+The tensors ship inside tensorly: IL-2 response (13 x 4 x 12 x 8, 3.8% missing), COVID-19 serology (438 x 6 x 11), a
+fluorescence time course and a hyperspectral image. Both methods solve the same convex program, so only their cost can
+differ.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Other regularisers on the same engine: tensor-train, square and tubal nuclear norms where the sum of nuclear norms fails."""
+"""Tensor-train, square and tubal nuclear norms where the sum of nuclear norms fails."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +15,13 @@ from experiments.tensor_completion._problems import Problem, observe
 from jaxspec.completion import complete_tensor
 
 SOURCE = "specification, section 6.6 (beyond the paper)"
-CASES = (("tensor train", "snn"), ("tensor train", "square"), ("tensor train", "tt"), ("tubal", "snn"), ("tubal", "tubal"))
+CASES = (
+    ("tensor train", "snn"),
+    ("tensor train", "square"),
+    ("tensor train", "tt"),
+    ("tubal", "snn"),
+    ("tubal", "tubal"),
+)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Regularisers of the completion methods as `Block`s of the consensus ADMM: ``sum_i weight_i ||A_i X||_*``.
 
-Matrices of equal shape (the unfoldings of a cube, row groups of similar size) are stacked into one block, whose thresholding is
-one batched eigendecomposition; the matrix of a block is always wide (short side first), which changes no singular value.
+Matrices of equal shape (the unfoldings of a cube, row groups of similar size) are stacked into one block, whose
+thresholding is one batched eigendecomposition; the matrix of a block is always wide (short side first), which changes
+no singular value.
 """
 
 import functools
@@ -74,7 +75,9 @@ def _checked_weights(weights: Any, count: int) -> list[Any]:
     return values
 
 
-def _unfolding_block(shape: tuple[int, ...], splits: Sequence, weights: Sequence, members: list[int], method: str) -> Block:
+def _unfolding_block(
+    shape: tuple[int, ...], splits: Sequence, weights: Sequence, members: list[int], method: str
+) -> Block:
     orders = []
     for index in members:
         rows, columns = splits[index]
@@ -184,7 +187,8 @@ def tensor_train(shape: Sequence[int], *, method: str = "auto") -> tuple[Block, 
         The blocks.
 
     Reference:
-        Bengua, Phien, Tuan, Do, "Efficient tensor completion for color image and video recovery: low-rank tensor train", 2017.
+        Bengua, Phien, Tuan, Do, "Efficient tensor completion for color image and video recovery: low-rank tensor
+        train", 2017.
     """
     modes = [tuple(range(k)) for k in range(1, len(shape))]
     sides = [min(math.prod(shape[: len(subset)]), math.prod(shape[len(subset) :])) for subset in modes]
@@ -206,7 +210,9 @@ def square(shape: Sequence[int], *, method: str = "auto") -> tuple[Block, ...]:
     """
     ndim = len(shape)
     subsets = itertools.chain.from_iterable(itertools.combinations(range(ndim), k) for k in range(1, ndim))
-    best = min(subsets, key=lambda g: abs(math.log(max(1, math.prod(shape[m] for m in g)) ** 2 / max(1, math.prod(shape)))))
+    best = min(
+        subsets, key=lambda g: abs(math.log(max(1, math.prod(shape[m] for m in g)) ** 2 / max(1, math.prod(shape))))
+    )
     return unfoldings(shape, [1.0], [best], method=method)
 
 
@@ -249,11 +255,17 @@ def _tubal_gauge(data: PyTree, w: Array) -> Array:
 
 
 def row_groups(
-    shape: Sequence[int], groups: Sequence[Sequence[int]], weights: Weights | None = None, *, pad_ratio: float = 1.5, method: str = "auto"
+    shape: Sequence[int],
+    groups: Sequence[Sequence[int]],
+    weights: Weights | None = None,
+    *,
+    pad_ratio: float = 1.5,
+    method: str = "auto",
 ) -> tuple[Block, ...]:
     """``sum_g weights_g ||X[G_g, :]||_*`` over (overlapping) groups of rows of a matrix.
 
-    Groups of similar size share a block: their rows are padded with zeros to the largest of them, which changes nothing.
+    Groups of similar size share a block: their rows are padded with zeros to the largest of them, which changes
+        nothing.
 
     Args:
         shape: (n, d) of the matrix.
@@ -312,7 +324,9 @@ def _group_block(n: int, rows: list[np.ndarray], weights: list, method: str) -> 
     )
 
 
-def _gather_rows(data: tuple[Array, Int[Array, "groups rows"]], x: Float[Array, "n d"]) -> Float[Array, "groups rows d"]:
+def _gather_rows(
+    data: tuple[Array, Int[Array, "groups rows"]], x: Float[Array, "n d"]
+) -> Float[Array, "groups rows d"]:
     return jnp.concatenate([x, jnp.zeros((1, x.shape[1]), x.dtype)])[data[1]]
 
 

@@ -47,8 +47,9 @@ def choose_lam(
 ) -> LambdaChoice:
     """Weight lam of `complete_tensor` that predicts held-out observed entries best.
 
-    Each split hides a random ``fraction`` of the observed entries, completes the rest for every candidate and measures the root
-    mean square error on the hidden ones. One compiled solve serves all candidates and splits, run one after the other.
+    Each split hides a random ``fraction`` of the observed entries, completes the rest for every candidate and measures
+    the root mean square error on the hidden ones. One compiled solve serves all candidates and splits, run one after
+    the other.
 
     Args:
         tensor: as in `complete_tensor`.
@@ -66,7 +67,8 @@ def choose_lam(
         The choice and the curve it was made from.
 
     Raises:
-        ValueError: for a fraction outside (0, 1), no split, fewer than two observed entries, or a candidate that is not positive.
+        ValueError: for a fraction outside (0, 1), no split, fewer than two observed entries, or a candidate that is not
+            positive.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be in (0, 1), got {fraction}")

@@ -30,7 +30,10 @@ def nmse(
 
 
 def psnr(
-    x: Float[Array, "*shape"], truth: Float[Array, "*shape"], peak: float = 1.0, where: Bool[Array, "*shape"] | None = None
+    x: Float[Array, "*shape"],
+    truth: Float[Array, "*shape"],
+    peak: float = 1.0,
+    where: Bool[Array, "*shape"] | None = None,
 ) -> Float[Array, ""]:
     """Peak signal-to-noise ratio in dB, ``10 log10(peak^2 / mean square error)``.
 

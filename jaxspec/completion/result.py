@@ -39,7 +39,9 @@ class TensorCompletion(eqx.Module):
     def ranks(self) -> tuple[Array, ...]:
         """Numerical ranks of the thresholded matrices y_i, one array per block that is a stack of matrices."""
         eps = jnp.finfo(self.state.x.dtype).eps
-        stacks = [(y, block) for y, block in zip(self.state.y, self.blocks, strict=True) if hasattr(block.prox, "thresholds")]
+        stacks = [
+            (y, block) for y, block in zip(self.state.y, self.blocks, strict=True) if hasattr(block.prox, "thresholds")
+        ]
 
         def rank(y: Array) -> Array:
             s = singular_values(y)

@@ -1,9 +1,11 @@
 """Tensor completion: ``min sum_i alpha_i ||A_i X||_*`` over tensors that agree with the observed entries, or nearly so.
 
 (C) exact: P(X) = P(T);  (N) noisy: ``1/2 ||P(X - T)||_F^2 + lam sum_i alpha_i ||A_i X||_*``. Both are data for
-`jaxspec.solvers.consensus_admm`: this module scales the data, chooses the first penalty and the start, and undoes the scaling.
+`jaxspec.solvers.consensus_admm`: this module scales the data, chooses the first penalty and the start, and undoes the
+scaling.
 
-Reference: "Low rank tensor completion via adaptive ADMM", 2026; Liu, Musialski, Wonka, Ye, PAMI 2013 (the convex program).
+Reference: "Low rank tensor completion via adaptive ADMM", 2026; Liu, Musialski, Wonka, Ye, PAMI 2013 (the convex
+program).
 """
 
 from collections.abc import Sequence
@@ -60,23 +62,24 @@ def complete_tensor(
     r"""Fills in a partially observed tensor by a convex program, to a certified optimum.
 
     ``min_X R(X) s.t. X = T where observed`` (lam None), or ``min_X 1/2 sum w (X - T)^2 + lam R(X)``, with
-    ``R(X) = sum_i alpha_i ||A_i X||_*`` by default. Works on T divided by the power of two of its size, so that any unit does, and
-    ``T -> 2^k T`` changes no bit. Memory: about 8 m + 6 tensors for m unfoldings.
+    ``R(X) = sum_i alpha_i ||A_i X||_*`` by default. Works on T divided by the power of two of its size, so that any
+    unit does, and ``T -> 2^k T`` changes no bit. Memory: about 8 m + 6 tensors for m unfoldings.
 
     Args:
-        tensor: N >= 2 modes; integers are promoted to float32, float16 and bfloat16 are computed in float32 and cast back.
+        tensor: N >= 2 modes; integers are promoted to float32, float16 and bfloat16 are computed in float32 and cast
+            back.
         mask: True (or 1) where observed; None: where ``tensor`` is finite. What stands elsewhere is never read.
         weights: alpha_i >= 0, one per unfolding, normalised to sum 1; None: equal (``"tt"``: by the shorter side).
-        regularizer: ``"snn"`` (all single-mode unfoldings), ``"tt"`` (tensor train), ``"square"``, ``"tubal"``, or blocks from
-            `jaxspec.completion.blocks`.
+        regularizer: ``"snn"`` (all single-mode unfoldings), ``"tt"`` (tensor train), ``"square"``, ``"tubal"``, or
+            blocks from `jaxspec.completion.blocks`.
         lam: None or 0: exact; > 0: noisy, in the units of the data. See `choose_lam`.
         obs_weights: w >= 0 per entry, noisy form only; 0 is the same as not observed.
         lower: least value of an entry that is not observed (noisy form: of any entry).
         upper: largest such value.
         over_relaxation: in (0, 2).
         penalty: policy, see `jaxspec.solvers.penalties`.
-        rho: first penalty, scalar or one per block, in the units of the data; None: ``rho_scale`` times the penalty whose first
-            threshold is the largest singular value.
+        rho: first penalty, scalar or one per block, in the units of the data; None: ``rho_scale`` times the penalty
+            whose first threshold is the largest singular value.
         rho_scale: factor of that; None: 1, and 10 for a start without duals.
         init: None; an array broadcastable to the tensor; a `WarmStart`; or a `TensorCompletion` to resume bit for bit.
         svt: engine of the thresholding for named regularisers: ``"auto"``, ``"gram"``, ``"qr"``, ``"svd"``.
@@ -92,8 +95,8 @@ def complete_tensor(
         raise_on_failure: whether to raise if the run does not converge (needs concrete input).
 
     Returns:
-        The completed tensor with duals, residuals, history and the state to resume. ``info.status`` says how the run ended; a
-        tensor without observed entries gives zeros and status 4.
+        The completed tensor with duals, residuals, history and the state to resume. ``info.status`` says how the run
+        ended; a tensor without observed entries gives zeros and status 4.
 
     Raises:
         ValueError: for bad input, naming the argument, the value and what was expected.
@@ -192,7 +195,8 @@ def duality_gap(
     """Gap of any completion of the problem that `complete_tensor` solves with the same arguments, baselines included.
 
     Args:
-        result: has the fields ``tensor`` and ``duals`` (one array per block; they are corrected to the support of the data).
+        result: has the fields ``tensor`` and ``duals`` (one array per block; they are corrected to the support of the
+            data).
         tensor: as given to `complete_tensor`.
         mask: as given to `complete_tensor`.
         weights: as given to `complete_tensor`.
@@ -284,7 +288,9 @@ def _positive_lam(lam: Number | None, dtype: Any) -> Array | None:
     if lam is None:
         return None
     lam = jnp.asarray(lam, dtype)
-    return eqx.error_if(lam, ~(lam > 0), "lam must be positive where its value is traced; use None for the exact problem")
+    return eqx.error_if(
+        lam, ~(lam > 0), "lam must be positive where its value is traced; use None for the exact problem"
+    )
 
 
 def _scaled(problem: _Problem, blocks: tuple[Block, ...], scale: Array) -> _Scaled:
@@ -378,7 +384,9 @@ def _first_state(problem: _Problem, scaled: _Scaled, start: _Start, penalty: Any
     x0 = jnp.where(scaled.support, scaled.target, jnp.where(zero, 0, fill))
     state = initial_state(scaled.blocks, x0, rho=rho, penalty=penalty, duals=duals)
     solved = jnp.where(zero | complete, 0, state.measure).astype(state.measure.dtype)
-    return state._replace(measure=solved, status=jnp.where((observed == 0) & no_box, EMPTY, state.status).astype(jnp.int32))
+    return state._replace(
+        measure=solved, status=jnp.where((observed == 0) & no_box, EMPTY, state.status).astype(jnp.int32)
+    )
 
 
 @eqx.filter_jit

@@ -1,4 +1,4 @@
-"""Checks of the public boundary: what the arguments of a completion must look like, said with name, value and expectation."""
+"""Checks of the public boundary: what the arguments of a completion must look like."""
 
 import warnings
 from collections.abc import Sequence
@@ -135,9 +135,7 @@ def normalised_weights(weights: Any, count: int) -> Any:
     return [float(value) for value in values / values.sum()]
 
 
-def options(
-    lam: Any, obs_weights: Any, shape: Sequence[int], over_relaxation: Any, tol: Any, stop: Any
-) -> None:
+def options(lam: Any, obs_weights: Any, shape: Sequence[int], over_relaxation: Any, tol: Any, stop: Any) -> None:
     """Raises `ValueError` for scalar options out of range.
 
     Args:
@@ -171,5 +169,5 @@ def raise_unless_converged(info: ADMMInfo) -> None:
         status = int(jnp.max(jnp.where(info.converged, 0, info.status)))
         raise RuntimeError(
             f"the completion {names.get(status, 'did not converge')} after {int(jnp.max(info.iterations))} iterations, "
-            f"relative residuals {float(jnp.max(info.primal_residual)):.1e} and {float(jnp.max(info.dual_residual)):.1e}"
+            f"relative residuals {jnp.max(info.primal_residual):.1e} and {jnp.max(info.dual_residual):.1e}"
         )

@@ -1,8 +1,8 @@
-"""Warm starts of the tensor solver: a tensor, optionally with duals W_i (subgradients of ``alpha_i ||A_i X||_*`` near it).
+"""Warm starts of the tensor solver: a tensor, optionally with duals W_i, subgradients of ``alpha_i ||A_i X||_*``.
 
-A good start (its error well below that of a cold start) about halves the iterations to moderate accuracy; the asymptotic rate is
-unchanged, and a bad start gains nothing. Without duals the first penalty must be ten times larger, or the first thresholding
-wipes the start out, even if it is the truth.
+A good start (its error well below that of a cold start) about halves the iterations to moderate accuracy; the
+asymptotic rate is unchanged, and a bad start gains nothing. Without duals the first penalty must be ten times larger,
+or the first thresholding wipes the start out, even if it is the truth.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,9 @@ class WarmStart(eqx.Module):
 
     Attributes:
         x: initial tensor in the units of the data; observed entries are overwritten by the data.
-        duals: None or ``"none"``: zero; ``"polar"``: ``U min(q s, alpha_i) V^T`` of the unfoldings of x, corrected to the support
-            of the data; or one array per block, e.g. the ``duals`` of another result or of `dual_from_low_rank`.
+        duals: None or ``"none"``: zero; ``"polar"``: ``U min(q s, alpha_i) V^T`` of the unfoldings of x, corrected to
+            the support of the data; or one array per block, e.g. the ``duals`` of another result or of
+            `dual_from_low_rank`.
         rho_scale: factor of the first penalty; None: 10 without duals, 1 with.
     """
 
@@ -98,8 +99,9 @@ def dual_from_low_rank(
 ) -> tuple[Array, ...]:
     """Duals for the exact problem at a low-rank tensor, by alternating between the two conditions that they must meet.
 
-    ``W_i <- W_i - A_i(R) / m`` (nothing off the observed entries) and ``W_i <- alpha_i U V^T + (I - U U^T) W_i (I - V V^T)`` (a
-    subgradient of ``alpha_i ||A_i X||_*``), with thin products only. The largest gain of all warm starts where the ranks are right.
+    ``W_i <- W_i - A_i(R) / m`` (nothing off the observed entries) and ``W_i <- alpha_i U V^T + (I - U U^T) W_i (I - V
+    V^T)`` (a subgradient of ``alpha_i ||A_i X||_*``), with thin products only. The largest gain of all warm starts
+    where the ranks are right.
 
     Args:
         x: low-rank tensor, e.g. the result of a factorisation method.
@@ -115,7 +117,9 @@ def dual_from_low_rank(
         ValueError: for a wrong number of ranks, or a rank out of range.
     """
     if len(ranks) != x.ndim or any(not 1 <= rank <= x.shape[mode] for mode, rank in enumerate(ranks)):
-        raise ValueError(f"ranks must hold one rank per mode, each from 1 to its length in {x.shape}, got {tuple(ranks)}")
+        raise ValueError(
+            f"ranks must hold one rank per mode, each from 1 to its length in {x.shape}, got {tuple(ranks)}"
+        )
     weights = [1.0] * x.ndim if weights is None else [float(weight) for weight in weights]
     weights = [weight / sum(weights) for weight in weights]
     blocks = unfoldings(x.shape, weights)

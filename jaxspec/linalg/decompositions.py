@@ -42,8 +42,8 @@ def ordered(x: Inexact[Array, "..."], after: PyTree[Shaped[Array, "..."]] | None
 
 
 def _negative_zero(array: Num[Array, "..."]) -> Float[Array, ""]:
-    entry = jax.lax.stop_gradient(jnp.real(array).ravel()[0])
-    entry = entry if jnp.issubdtype(entry.dtype, jnp.floating) else entry.astype(jnp.float32)
+    entry = jax.lax.stop_gradient(array).ravel()[0]
+    entry = entry.real if jnp.issubdtype(entry.dtype, jnp.inexact) else entry.astype(jnp.float32)
     # A floating product with zero is not folded by the compiler (it may be NaN), and x + (-0.0) == x also for x = -0.0.
     return jnp.where(jnp.isfinite(entry), -jnp.abs(entry * 0), -jnp.zeros_like(entry))
 

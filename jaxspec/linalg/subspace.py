@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact, Key
 
 from jaxspec.linalg import decompositions
@@ -104,7 +105,7 @@ def operator_top_svd(
     sweeps: int = 4,
     start: Inexact[Array, "*batch n w"] | None = None,
     key: Key[Array, ""] | None = None,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> TopSVD:
     r"""`top_svd` of a linear operator ``A`` known by ``V -> A V`` and ``Q -> A^H Q`` (such as sparse plus low rank).
 

@@ -68,7 +68,7 @@ def schatten_threshold(
     return _schatten(x, lam, exponent, method, return_norm)
 
 
-def lmo_schatten(x: Float[Array, "*batch m n"], radius: ArrayLike, p: float) -> Float[Array, "*batch m n"]:
+def lmo_schatten(x: Float[Array, "*batch m n"], radius: ArrayLike, p: float | int) -> Float[Array, "*batch m n"]:
     r"""``argmin_{||S||_p <= radius} <X, S>``: linear minimisation oracle of the Schatten-p ball.
 
     The minimum is ``-radius * ||X||_q``, 1/p + 1/q = 1. ``S = -radius U diag(g) V^T`` with ``g_i = s_i^(q-1) / (sum_j

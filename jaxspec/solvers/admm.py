@@ -7,8 +7,8 @@ One iteration, with scaled duals u_i = -W_i / rho_i and relaxation kappa:
     x+   = argmin_x g(x) + 1/2 sum_j d_j (x_j - v_j)^2,  d = sum_i rho_i c_i,  v = (sum_i rho_i A_i^T (h_i + u_i)) / d
     u_i+ = u_i + h_i - A_i x+
 
-After every iteration, for any relaxation and penalties, ``sum_i A_i^T W_i = -grad g(x+)`` to rounding. The state carries W
-(not u), so a change of penalty touches no array.
+After every iteration, for any relaxation and penalties, ``sum_i A_i^T W_i = -grad g(x+)`` to rounding. The state
+carries W (not u), so a change of penalty touches no array.
 
 Reference: Boyd et al., "Distributed optimization and statistical learning via ADMM", 2011; the adaptive penalty follows
 "Low rank tensor completion via adaptive ADMM", 2026.
@@ -383,7 +383,7 @@ def _test(problem: _Problem, state: ADMMState) -> ADMMState:
 
 
 def _with_status(state: ADMMState, stop: Any) -> ADMMState:
-    """State with the status that its last measure means under this rule (also of a resumed run, which may bring a new one)."""
+    """State with the status that its last measure means under this rule; a resumed run may bring a new rule."""
     measure = state.measure
     improved = measure < 0.9 * state.best
     best, best_iter = jnp.where(improved, measure, state.best), jnp.where(improved, state.iter, state.best_iter)

@@ -1,8 +1,8 @@
 """The one iteration loop of the package: a method supplies a step and a test, this module repeats them.
 
-A method's state is any pytree with two int32 scalars, ``iter`` (iterations done, counted over resumed runs) and ``status``.
-The loop runs ``state <- test(step(...step(state)))`` with ``check_every`` steps between two tests while the status is
-`RUNNING` and fewer than ``max_iter`` iterations have been done in this call.
+A method's state is any pytree with two int32 scalars, ``iter`` (iterations done, counted over resumed runs) and
+``status``. The loop runs ``state <- test(step(...step(state)))`` with ``check_every`` steps between two tests while the
+status is `RUNNING` and fewer than ``max_iter`` iterations have been done in this call.
 """
 
 from collections.abc import Callable

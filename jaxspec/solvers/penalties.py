@@ -1,7 +1,8 @@
 """Penalty policies of the consensus ADMM: small frozen objects that turn the last step into the next penalties rho.
 
-A policy has two methods, ``init(rho, ax, duals) -> memory`` and ``update(memory, step) -> (rho, memory)``; anything with these
-two works. The engine clips rho to [1e-6, 1e6] times its first value and leaves the duals ``W_i = -rho_i u_i`` unchanged.
+A policy has two methods, ``init(rho, ax, duals) -> memory`` and ``update(memory, step) -> (rho, memory)``; anything
+with these two works. The engine clips rho to [1e-6, 1e6] times its first value and leaves the duals ``W_i = -rho_i
+u_i`` unchanged.
 
 With r_i = y_i - A_i x and s_i = rho_i A_i (x - x_old), each policy pulls the penalties towards the point where primal
 and dual move at the same relative rate. One common factor multiplies all penalties unless ``per_block`` is set.
@@ -43,8 +44,7 @@ class Step(NamedTuple):
     def subgradients(self) -> Blocks:
         """``What_i = rho_i (A_i x_old - y_i) + W_i``: an exact subgradient of f_i at y_i."""
         return tuple(
-            rho * (ax - y) + w
-            for rho, ax, y, w in zip(self.rho, self.ax_old, self.y, self.duals_old, strict=True)
+            rho * (ax - y) + w for rho, ax, y, w in zip(self.rho, self.ax_old, self.y, self.duals_old, strict=True)
         )
 
 
@@ -115,7 +115,7 @@ def _balance(primal: Array, dual: Array, step: Step, mu: Number, factor: Number,
 
 
 class ResidualBalance(eqx.Module):
-    """Doubles rho where ``||r|| > mu ||s||`` and halves it where ``||s|| > mu ||r||``. Depends on the scale of the data.
+    """Doubles rho where ``||r|| > mu ||s||``, halves it where ``||s|| > mu ||r||``; depends on the scale of the data.
 
     Attributes:
         mu: how far apart the residuals may be.
@@ -146,7 +146,7 @@ class ResidualBalance(eqx.Module):
 
 
 class RelativeResidual(eqx.Module):
-    """`ResidualBalance` on relative residuals, ``||r|| / max(||y||, ||A x||)`` against ``||s|| / ||W||``: free of scale.
+    """`ResidualBalance` on ``||r|| / max(||y||, ||A x||)`` against ``||s|| / ||W||``: free of scale.
 
     Attributes:
         mu: how far apart the relative residuals may be.
@@ -184,10 +184,10 @@ class RelativeResidual(eqx.Module):
 
 
 class Displacement(eqx.Module):
-    """The default: every ``window`` iterations pulls rho towards ``||dW|| / ||dA x||``, the displacements over the window.
+    """The default: pulls rho towards ``||dW|| / ||dA x||``, the displacements over a window of iterations.
 
-    With l = exponent * log(target / rho), rho <- rho * exp(clip(l, +-bound / (1 + j)^1.5)) in window j = 0, 1, ...; the total
-    change of log rho is summable, which keeps convergence. Free of the scale of the data.
+    With l = exponent * log(target / rho), rho <- rho * exp(clip(l, +-bound / (1 + j)^1.5)) in window j = 0, 1, ...; the
+    total change of log rho is summable, which keeps convergence. Free of the scale of the data.
 
     Attributes:
         window: iterations per window (static).
@@ -197,7 +197,8 @@ class Displacement(eqx.Module):
         per_block: one target per block instead of a common one (static).
 
     Reference:
-        Residual balancing made free of scale; the same target as the norm form of the spectral rule of McCann and Wohlberg.
+        Residual balancing made free of scale; the same target as the norm form of the spectral rule of McCann and
+        Wohlberg.
     """
 
     window: int = eqx.field(static=True, default=5)

@@ -1,6 +1,7 @@
-"""What the consensus ADMM solves: ``min_x g(x) + sum_i f_i(A_i x)``, with a `Block` for each f_i(A_i x) and a `DataTerm` for g.
+"""What the consensus ADMM solves: ``min_x g(x) + sum_i f_i(A_i x)``, a `Block` for each f_i(A_i x), a `DataTerm` for g.
 
-All callables are static and take their numbers from ``data``, so that a second problem of the same kind compiles nothing.
+All callables are static and take their numbers from ``data``, so that a second problem of the same kind compiles
+nothing.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ Number = float | int | Float[Array, ""] | Shaped[Array, ""]
 
 
 class Block(eqx.Module):
-    """One regulariser ``f(A x)`` with ``A^T A`` diagonal. One block may stack many groups: y then has a leading group axis.
+    """One regulariser ``f(A x)`` with ``A^T A`` diagonal; it may stack many groups, y then has a leading group axis.
 
     Attributes:
         gather: ``(data, x) -> A x``.
@@ -104,7 +105,7 @@ class DataTerm(eqx.Module):
         lower: Number | None = None,
         upper: Number | None = None,
     ) -> "DataTerm":
-        """Observed entries are kept: g(x) = 0 if x = target on the mask (and lower <= x <= upper off it), else infinity.
+        """Keeps observed entries: g(x) = 0 if x = target on the mask (and lower <= x <= upper off it), else infinity.
 
         Args:
             target: observed values; anything where not observed.
@@ -137,7 +138,8 @@ class DataTerm(eqx.Module):
             upper: largest value of an entry; None: unbounded.
 
         Returns:
-            The data term; without a box its dual value is ``1/2 sum w t^2 - 1/2 sum_{D>0} (w t - V)^2 / D``, D = w + ridge.
+            The data term; without a box its dual value is ``1/2 sum w t^2 - 1/2 sum_{D>0} (w t - V)^2 / D``, D = w +
+            ridge.
         """
         target = jnp.where(weight > 0, target, 0)
         box = _box(lower, upper, target.dtype)
@@ -161,7 +163,7 @@ def _clip(x: Array, box: Box) -> Array:
 
 
 def _linear_minimum(slope: Array, box: Box) -> Array:
-    """min over the box of slope * z, entrywise; 0 where the box is absent (the slope is then 0 up to rounding)."""
+    """Minimum over the box of slope * z, entrywise; 0 where the box is absent (the slope is then 0 up to rounding)."""
     if box is None:
         return jnp.zeros_like(slope)
     bound = jnp.where(slope > 0, box[0], box[1])

@@ -2,8 +2,8 @@
 
     x+ = prox_{step h}(z - step grad f(z)),  z+ = x+ + (t - 1) / t+ (x+ - x),  t+ = (1 + sqrt(1 + 4 t^2)) / 2
 
-Reference: Beck, Teboulle, "A fast iterative shrinkage-thresholding algorithm", SIAM J. Imaging Sci. 2009; the gradient restart is
-that of O'Donoghue, Candes, "Adaptive restart for accelerated gradient schemes", 2015.
+Reference: Beck, Teboulle, "A fast iterative shrinkage-thresholding algorithm", SIAM J. Imaging Sci. 2009; the gradient
+restart is that of O'Donoghue, Candes, "Adaptive restart for accelerated gradient schemes", 2015.
 """
 
 from collections.abc import Callable
@@ -64,7 +64,8 @@ class ProximalGradient(NamedTuple):
         gap: certificate at x; NaN without one, in which case the run stopped on the relative prox-gradient norm.
         iterations: done in total (resumed runs included).
         converged: whether the stopping rule was met.
-        history: per-iteration ``value`` (f at the extrapolated point) and ``change``, and ``gap`` at every check, or None.
+        history: per-iteration ``value`` (f at the extrapolated point) and ``change``, and ``gap`` at every check, or
+            None.
         state: to resume, as x0.
     """
 
@@ -94,8 +95,8 @@ def accelerated_proximal_gradient(
 ) -> ProximalGradient:
     """Minimises ``f(x) + h(x)`` over a pytree of arrays.
 
-    A callable with changing numbers should be an `equinox.Module` or `jax.tree_util.Partial` that carries them as arrays: a fresh
-    closure compiles again. Memory: x, z and a few temporaries of their size.
+    A callable with changing numbers should be an `equinox.Module` or `jax.tree_util.Partial` that carries them as
+    arrays: a fresh closure compiles again. Memory: x, z and a few temporaries of their size.
 
     Args:
         value_and_grad: ``x -> (f(x), grad f(x))``.
@@ -106,8 +107,8 @@ def accelerated_proximal_gradient(
         certificate: ``(x, grad f(x)) -> gap``; the run stops at ``gap <= tol``. Without it, at
             ``||x - z|| <= tol ||x||`` (the prox-gradient step), which bounds no error.
         check_every: iterations between two checks (static); a certificate costs one gradient.
-        restart: ``"gradient"``: forget the momentum when it points uphill; ``"none"``: never; ``"always"``: no momentum at
-            all, the plain proximal gradient method.
+        restart: ``"gradient"``: forget the momentum when it points uphill; ``"none"``: never; ``"always"``: no momentum
+            at all, the plain proximal gradient method.
         tol: see ``certificate``; None: 1e-5 in float32, 1e-6 in float64.
         max_iter: iterations at most in this call (static).
         history: whether to record.
@@ -180,7 +181,9 @@ def _run(
     )
     value, _ = method.value_and_grad(state.x)
     converged = state.status == CONVERGED
-    return ProximalGradient(state.x, value, state.gap, state.iter, converged, state.history, state._replace(history=None))
+    return ProximalGradient(
+        state.x, value, state.gap, state.iter, converged, state.history, state._replace(history=None)
+    )
 
 
 def _minus(a: PyTree, b: PyTree) -> PyTree:

@@ -1,7 +1,7 @@
 """Stopping rules of the consensus ADMM: frozen objects whose ``measure`` falls to ``tol`` as the iteration converges.
 
-A rule has the attributes ``tol``, ``patience`` and ``certified`` (whether a duality gap must be computed at every check)
-and the method ``measure(residuals) -> scalar``; anything with these four works.
+A rule has the attributes ``tol``, ``patience`` and ``certified`` (whether a duality gap must be computed at every
+check) and the method ``measure(residuals) -> scalar``; anything with these four works.
 """
 
 from typing import Any, NamedTuple
@@ -34,7 +34,8 @@ class Residual(eqx.Module):
 
     Attributes:
         tol: relative tolerance; None: 1e-5 in float32, 1e-6 in float64.
-        patience: iterations without a fall of the measure by 10% after which the run counts as stalled; None: never (static).
+        patience: iterations without a fall of the measure by 10% after which the run counts as stalled; None: never
+            (static).
     """
 
     tol: Number | None = None
@@ -47,11 +48,12 @@ class Residual(eqx.Module):
 
 
 class Gap(eqx.Module):
-    """Stops when ``primal - dual <= tol * |primal|``, a certificate of optimality (costs a second factorisation per check).
+    """Stops when ``primal - dual <= tol * |primal|``: certified, at the cost of a second factorisation per check.
 
     Attributes:
         tol: relative tolerance; None: 1e-5 in float32, 1e-6 in float64.
-        patience: iterations without a fall of the gap by 10% after which the run counts as stalled; None: never (static).
+        patience: iterations without a fall of the gap by 10% after which the run counts as stalled; None: never
+            (static).
     """
 
     tol: Number | None = None
@@ -68,7 +70,8 @@ class RelativeChange(eqx.Module):
 
     Attributes:
         tol: relative tolerance; None: 1e-5 in float32, 1e-6 in float64.
-        patience: iterations without a fall of the change by 10% after which the run counts as stalled; None: never (static).
+        patience: iterations without a fall of the change by 10% after which the run counts as stalled; None: never
+            (static).
     """
 
     tol: Number | None = None
