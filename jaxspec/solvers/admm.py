@@ -316,7 +316,9 @@ def _step(problem: _Problem, state: ADMMState) -> ADMMState:
         # One LAPACK-backed factorisation at a time: two independent ones in a loop can stall the CPU backend.
         y_i, value = block.prox(block.data, ordered(centre, y[-1]) if y else centre, 1 / rho[i])
         h = kappa * y_i + (1 - kappa) * state.ax[i]
-        v = v + block.scatter(block.data, rho[i] * h - state.duals[i])
+        # Formed once, contiguously: fused into a transposing scatter it would be evaluated along strides.
+        pulled = jax.lax.optimization_barrier(rho[i] * h - state.duals[i])
+        v = v + block.scatter(block.data, pulled)
         d = d + rho[i] * block.count.astype(x.dtype)
         y.append(y_i)
         values.append(value)

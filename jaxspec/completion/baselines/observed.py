@@ -1,4 +1,4 @@
-"""What the baselines share: the data in units of their size, the checks of numbers, and the result they return."""
+"""What the baselines share: the data in units of their size, the checks of arguments, and the result they return."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from jaxspec.completion.validation import is_concrete
 from jaxspec.solvers import ADMMInfo, Block
 from jaxspec.solvers.loop import CONVERGED, EMPTY, RUNNING, History, empty_history
 
-Number = float | int | Float[Array, "..."] | Float[np.ndarray, "..."]
+Number = float | int | Float[Array, ""]
 
 
 class Observed(NamedTuple):
@@ -47,59 +47,42 @@ class Observed(NamedTuple):
         return jnp.where(observed == 0, EMPTY, jnp.where(solved, CONVERGED, RUNNING)).astype(jnp.int32)
 
     def keep(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """X with the observed entries put back."""
+        """x with the observed entries put back."""
         return jnp.where(self.mask, self.target, x)
 
-    def metrics(self, x: Float[Array, "..."]) -> dict[str, Array]:
-        """``{"nmse": ...}`` of an iterate where the truth is known, else nothing."""
-        return {} if self.truth is None else TruthError(self.truth)(x)
+    def record(self, x: Float[Array, "..."], values: dict[str, Array]) -> dict[str, Array]:
+        """``values``, and the NMSE of the iterate x where the truth is known."""
+        return values if self.truth is None else values | TruthError(self.truth)(x)
 
     def blank_history(self, length: int, penalties: int) -> History:
-        """Empty history of the quantities that every baseline records, with that many penalties."""
-        scalar, dtype = (), self.target.dtype
-        shapes = {"primal": scalar, "dual": scalar, "rho": (penalties,), "objective": scalar}
-        if self.truth is not None:
-            shapes["nmse"] = scalar
-        return empty_history(length, {name: jnp.zeros(shape, dtype) for name, shape in shapes.items()})
+        """Empty history of what every baseline records, with that many penalties."""
+        scalar = jnp.zeros((), self.target.dtype)
+        names = ("primal", "dual", "objective") if self.truth is None else ("primal", "dual", "objective", "nmse")
+        rho = jnp.zeros(penalties, self.target.dtype)
+        return empty_history(length, {"rho": rho, **dict.fromkeys(names, scalar)})
 
 
-def observed(tensor: Float[Array, "..."], mask: Bool[Array, "..."], init: Any, truth: Any) -> Observed:
+def observed(
+    tensor: Float[Array, "..."],
+    mask: Bool[Array, "..."],
+    init: Float[Array, "..."] | None,
+    truth: Float[Array, "..."] | None,
+) -> Observed:
     """Data in units of their size.
 
     Args:
         tensor: data, 0 where not observed.
         mask: True where observed.
-        init: initial tensor, or None for 0.
+        init: initial tensor; None: 0.
         truth: true tensor, or None.
 
     Returns:
-        The scaled data; where all of them are 0 the start is 0.
+        The scaled data; where all of them are 0, so is the start.
     """
     scale = _data_scale(_Problem(tensor, mask, None, None, (None, None), None))
     target = jnp.where(mask, tensor, 0) / scale
-    start = jnp.zeros_like(target) if init is None else jnp.where(jnp.any(target != 0), init / scale, 0)
-    return Observed(target, mask, jnp.where(mask, target, start), None if truth is None else truth / scale, scale)
-
-
-def as_start(init: Any, tensor: Float[Array, "..."]) -> Float[Array, "..."] | None:
-    """Initial tensor in the shape and dtype of the data.
-
-    Args:
-        init: None, or an array that broadcasts to the tensor.
-        tensor: the data.
-
-    Returns:
-        The array, or None.
-
-    Raises:
-        ValueError: for a shape that does not broadcast.
-    """
-    if init is None:
-        return None
-    try:
-        return jnp.broadcast_to(jnp.asarray(init, tensor.dtype), tensor.shape)
-    except ValueError:
-        raise ValueError(f"init must broadcast to the shape {tensor.shape} of tensor, got {jnp.shape(init)}") from None
+    fill = jnp.zeros_like(target) if init is None else jnp.where(jnp.any(target != 0), init / scale, 0)
+    return Observed(target, mask, jnp.where(mask, target, fill), None if truth is None else truth / scale, scale)
 
 
 def check_number(name: str, value: Any, *, least: float = 0.0, strict: bool = True) -> None:
@@ -118,12 +101,37 @@ def check_number(name: str, value: Any, *, least: float = 0.0, strict: bool = Tr
         raise ValueError(f"{name} must be {'>' if strict else '>='} {least:g}, got {value}")
 
 
+def broadcast(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Array | None:
+    """An argument as an array of a given shape.
+
+    Args:
+        name: of the argument, for the message.
+        value: None, or what broadcasts to the shape.
+        shape: wanted.
+        dtype: wanted.
+
+    Returns:
+        The array, or None.
+
+    Raises:
+        ValueError: for a shape that does not broadcast.
+    """
+    if value is None:
+        return None
+    value = jnp.asarray(value, dtype)
+    try:
+        return jnp.broadcast_to(value, shape)
+    except ValueError:
+        raise ValueError(f"{name} must broadcast to the shape {shape}, got shape {value.shape}") from None
+
+
 def completion(
     data: Observed,
     x: Float[Array, "..."],
     info: ADMMInfo,
     history: History | None,
     *,
+    dtype: Any,
     units: tuple[Array, Array],
     duals: tuple[Array, ...] = (),
     blocks: tuple[Block, ...] = (),
@@ -135,6 +143,7 @@ def completion(
         x: completed tensor in units of ``data.scale``.
         info: in the same units.
         history: in the same units, or None.
+        dtype: of the tensor to return.
         units: of the penalties and of the objective, in the units of the data.
         duals: W_i, free of units.
         blocks: the regularisers that they belong to.
@@ -147,4 +156,5 @@ def completion(
         rescaled = {"objective": history["objective"] * value_unit, "rho": history["rho"] * rho_unit}
         history = History({**history.values, **rescaled}, history.count)
     info = info._replace(objective=info.objective * value_unit, rho=info.rho * rho_unit)
-    return TensorCompletion(x * data.scale, duals, info.rho, info, history, data.scale, None, blocks)
+    x = (x * data.scale).astype(dtype)
+    return TensorCompletion(x, duals, info.rho, info, history, data.scale, None, blocks)
