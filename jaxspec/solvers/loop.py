@@ -6,7 +6,7 @@ status is `RUNNING` and fewer than ``max_iter`` iterations have been done in thi
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -21,6 +21,7 @@ DIVERGED = 3
 EMPTY = 4
 
 
+@runtime_checkable
 class LoopState(Protocol):
     """What the loop needs to know of a method's state."""
 
