@@ -19,13 +19,13 @@ from jaxspec.completion import blocks as regularisers
 from jaxspec.completion import validation
 from jaxspec.completion.metrics import TruthError
 from jaxspec.completion.result import TensorCompletion
+from jaxspec.completion.scaled import Problem, ScaledProblem, data_scale, first_penalty, positive_lam, rescale
 from jaxspec.completion.warm_start import WarmStart, off_support_removed, polar_duals
 from jaxspec.linalg import spectral_norm
-from jaxspec.linalg.scaling import power_of_two_scale
-from jaxspec.solvers import Block, DataTerm, Displacement, Residual, consensus_admm
+from jaxspec.solvers import Block, Displacement, Residual, consensus_admm
 from jaxspec.solvers.admm import certificate as admm_certificate
-from jaxspec.solvers.admm import initial_state
 from jaxspec.solvers.loop import EMPTY, History, as_traced
+from jaxspec.solvers.state import initial_state
 from jaxspec.solvers.stopping import safe_ratio
 
 Number = float | int | Float[Array, ""]
@@ -110,13 +110,11 @@ def complete_tensor(
         >>> bool(jnp.abs(result.tensor - truth).max() < 1e-2)
         True
     """
-    if isinstance(lam, int | float) and lam == 0:
-        lam = None
     tensor, mask, dtype = validation.observations(tensor, mask, validate)
     validation.options(lam, obs_weights, tensor.shape, over_relaxation, tol, stop)
     blocks = build_blocks(tensor.shape, regularizer, weights, svt)
-    lam = _positive_lam(lam, tensor.dtype)
-    problem = _Problem(
+    lam = positive_lam(lam, tensor.dtype)
+    problem = Problem(
         tensor=tensor,
         mask=mask,
         obs_weights=validation.observation_weights(obs_weights, tensor, validate),
@@ -127,8 +125,8 @@ def complete_tensor(
     start = _start(init, rho, rho_scale, tensor)
     penalty, stop = as_traced((penalty, Residual(tol) if stop is None else stop), tensor.dtype)
     static = _Static(max_iter, check_every, certificate, history, loop)
-    over_relaxation = jnp.asarray(over_relaxation, tensor.dtype)
-    result = _solve(problem, blocks, start, over_relaxation, penalty, stop, static)
+    method = _Method(jnp.asarray(over_relaxation, tensor.dtype), penalty, stop)
+    result = _solve(problem, blocks, start, method, static)
     result = eqx.tree_at(lambda r: r.tensor, result, result.tensor.astype(dtype))
     if raise_on_failure:
         validation.raise_unless_converged(result.info)
@@ -207,11 +205,9 @@ def duality_gap(
     Returns:
         The gap; 0 at the optimum, else at least the distance of the objective from it.
     """
-    if isinstance(lam, int | float) and lam == 0:
-        lam = None
     tensor, mask, _ = validation.observations(tensor, mask, True)
     obs_weights = validation.observation_weights(obs_weights, tensor, True)
-    problem = _Problem(tensor, mask, obs_weights, _positive_lam(lam, tensor.dtype), (None, None), None)
+    problem = Problem(tensor, mask, obs_weights, positive_lam(lam, tensor.dtype), (None, None), None)
     blocks = build_blocks(tensor.shape, regularizer, weights, "auto")
     return _gap(problem, blocks, jnp.asarray(result.tensor, tensor.dtype), tuple(result.duals))
 
@@ -235,20 +231,17 @@ def lambda_max(tensor: Any, mask: Any = None, weights: Any = None, *, obs_weight
     return jnp.max(jnp.stack([jnp.max(spectral_norm(block.gather(block.data, data))) for block in blocks]))
 
 
-class _Problem(NamedTuple):
-    tensor: Array
-    mask: Array
-    obs_weights: Array | None
-    lam: Array | None
-    box: tuple[Array | None, Array | None]
-    truth: Array | None
-
-
 class _Start(NamedTuple):
     warm: WarmStart | None
     resumed: Any
     rho: Any
     rho_scale: Any
+
+
+class _Method(NamedTuple):
+    over_relaxation: Array
+    penalty: Any
+    stop: Any
 
 
 class _Static(NamedTuple):
@@ -259,21 +252,11 @@ class _Static(NamedTuple):
     loop: str
 
 
-class _Scaled(NamedTuple):
-    """The problem in units of ``scale``: what the engine sees."""
-
-    scale: Array
-    data_term: DataTerm
-    blocks: tuple[Block, ...]
-    support: Array
-    target: Array
-
-
 def _start(init: Any, rho: Any, rho_scale: Any, tensor: Array) -> _Start:
     if isinstance(init, TensorCompletion):
         return _Start(None, (init.state, init.scale), None, None)
     if init is not None and not isinstance(init, WarmStart):
-        init = WarmStart(init)
+        init = WarmStart(jnp.asarray(init, tensor.dtype))
     if init is not None:
         x = jnp.broadcast_to(jnp.asarray(init.x, tensor.dtype), tensor.shape)
         init = WarmStart(x, init.duals, init.rho_scale)
@@ -284,63 +267,21 @@ def _start(init: Any, rho: Any, rho_scale: Any, tensor: Array) -> _Start:
     return _Start(init, None, as_array(rho), as_array(rho_scale))
 
 
-def _positive_lam(lam: Number | None, dtype: Any) -> Array | None:
-    if lam is None:
-        return None
-    lam = jnp.asarray(lam, dtype)
-    return eqx.error_if(
-        lam, ~(lam > 0), "lam must be positive where its value is traced; use None for the exact problem"
-    )
-
-
-def _scaled(problem: _Problem, blocks: tuple[Block, ...], scale: Array) -> _Scaled:
-    support = problem.mask if problem.obs_weights is None else problem.mask & (problem.obs_weights > 0)
-    target = jnp.where(support, problem.tensor, 0) / scale
-    lower, upper = (None if bound is None else bound / scale for bound in problem.box)
-    if problem.lam is None:
-        data_term = DataTerm.exact(target, support, lower=lower, upper=upper)
-        return _Scaled(scale, data_term, blocks, support, target)
-    weight = jnp.where(support, 1 if problem.obs_weights is None else problem.obs_weights, 0).astype(target.dtype)
-    data_term = DataTerm.quadratic(target, weight, 0.0, lower=lower, upper=upper)
-    return _Scaled(scale, data_term, tuple(block.scaled(problem.lam / scale) for block in blocks), support, target)
-
-
-def _data_scale(problem: _Problem) -> Array:
-    observed = jnp.where(problem.mask, problem.tensor, 0)
-    largest = power_of_two_scale(observed, axis=None)
-    count = jnp.maximum(jnp.sum(problem.mask), 1).astype(observed.dtype)
-    rms = jnp.sqrt(jnp.sum((observed / largest) ** 2) / count)
-    return largest * power_of_two_scale(rms, axis=None)
-
-
-def _first_penalty(blocks: tuple[Block, ...], target: Array) -> Array:
-    """Penalty whose first threshold equals the largest singular value of the data, averaged over blocks."""
-    inverses = []
-    for index, block in enumerate(blocks):
-        if block.gauge is None:
-            raise ValueError(f"rho must be given: block {index} has no gauge to choose it from")
-        gauge = block.gauge(block.data, block.gather(block.data, target))
-        inverses.append(jnp.where(gauge > 0, 1 / jnp.where(gauge > 0, gauge, 1), 0))
-    mean = jnp.mean(jnp.stack(inverses))
-    return jnp.where(mean > 0, mean, 1)
-
-
 @eqx.filter_jit
 def _solve(
-    problem: _Problem, blocks: tuple[Block, ...], start: _Start, kappa: Array, penalty: Any, stop: Any, static: _Static
+    problem: Problem, blocks: tuple[Block, ...], start: _Start, method: _Method, static: _Static
 ) -> TensorCompletion:
-    scale = _data_scale(problem) if start.resumed is None else start.resumed[1]
-    scaled = _scaled(problem, blocks, scale)
-    dual_unit = jnp.ones_like(scale) if problem.lam is None else scale
-    state = start.resumed[0] if start.resumed else _first_state(problem, scaled, start, penalty, dual_unit)
+    scale = data_scale(problem) if start.resumed is None else start.resumed[1]
+    scaled = rescale(problem, blocks, scale)
+    state = start.resumed[0] if start.resumed else _first_state(problem, scaled, start, method.penalty)
     state, info = consensus_admm(
         scaled.blocks,
         scaled.data_term,
         state.x,
         rho=state.rho,
-        over_relaxation=kappa,
-        penalty=penalty,
-        stop=stop,
+        over_relaxation=method.over_relaxation,
+        penalty=method.penalty,
+        stop=method.stop,
         check_every=static.check_every,
         max_iter=static.max_iter,
         state=state,
@@ -351,13 +292,13 @@ def _solve(
     if static.certificate:
         primal, dual = admm_certificate(scaled.blocks, scaled.data_term, state.x, state.duals)
         info = info._replace(gap=safe_ratio(primal - dual, jnp.abs(primal)))
-    history, value_unit, rho_unit = state.history, dual_unit * scale, dual_unit / scale
+    history, value_unit, rho_unit = state.history, scaled.dual_unit * scale, scaled.dual_unit / scale
     if history is not None:
         rescaled = {"objective": history["objective"] * value_unit, "rho": history["rho"] * rho_unit}
         history = History({**history.values, **rescaled}, history.count)
     return TensorCompletion(
         tensor=state.x * scale,
-        duals=tuple(w * dual_unit for w in state.duals),
+        duals=tuple(w * scaled.dual_unit for w in state.duals),
         rho=state.rho * rho_unit,
         info=info._replace(objective=info.objective * value_unit, rho=info.rho * rho_unit),
         history=history,
@@ -367,16 +308,16 @@ def _solve(
     )
 
 
-def _first_state(problem: _Problem, scaled: _Scaled, start: _Start, penalty: Any, dual_unit: Array) -> Any:
-    rho0 = _first_penalty(scaled.blocks, scaled.target)
-    rho = start.rho_scale * rho0 if start.rho is None else start.rho * scaled.scale / dual_unit
+def _first_state(problem: Problem, scaled: ScaledProblem, start: _Start, penalty: Any) -> Any:
+    rho0 = first_penalty(scaled.blocks, scaled.target)
+    rho = start.rho_scale * rho0 if start.rho is None else start.rho * scaled.scale / scaled.dual_unit
     fill, duals = jnp.zeros_like(scaled.target), None
     if start.warm is not None:
         fill = start.warm.x / scaled.scale
         if isinstance(start.warm.duals, str) and start.warm.duals == "polar":
             duals = polar_duals(scaled.blocks, fill, scaled.support, rho0)
         elif start.warm.has_duals:
-            duals = tuple(jnp.asarray(w, fill.dtype) / dual_unit for w in start.warm.duals)
+            duals = tuple(jnp.asarray(w, fill.dtype) / scaled.dual_unit for w in start.warm.duals)
     observed = jnp.sum(problem.mask & scaled.support)
     no_box = all(bound is None for bound in problem.box)
     zero = (jnp.max(jnp.abs(scaled.target), initial=0) == 0) & no_box
@@ -390,11 +331,10 @@ def _first_state(problem: _Problem, scaled: _Scaled, start: _Start, penalty: Any
 
 
 @eqx.filter_jit
-def _gap(problem: _Problem, blocks: tuple[Block, ...], x: Array, duals: tuple[Array, ...]) -> DualityGap:
-    scale = _data_scale(problem)
-    scaled = _scaled(problem, blocks, scale)
-    dual_unit = jnp.ones_like(scale) if problem.lam is None else scale
-    duals = off_support_removed(scaled.blocks, [w / dual_unit for w in duals], scaled.support)
+def _gap(problem: Problem, blocks: tuple[Block, ...], x: Array, duals: tuple[Array, ...]) -> DualityGap:
+    scale = data_scale(problem)
+    scaled = rescale(problem, blocks, scale)
+    duals = off_support_removed(scaled.blocks, [w / scaled.dual_unit for w in duals], scaled.support)
     primal, dual = admm_certificate(scaled.blocks, scaled.data_term, x / scale, duals)
     relative = safe_ratio(primal - dual, jnp.abs(primal))
-    return DualityGap(primal * dual_unit * scale, dual * dual_unit * scale, relative)
+    return DualityGap(primal * scaled.dual_unit * scale, dual * scaled.dual_unit * scale, relative)

@@ -146,9 +146,10 @@ def options(lam: Any, obs_weights: Any, shape: Sequence[int], over_relaxation: A
         tol: None or non-negative.
         stop: None unless tol is.
     """
-    if lam is not None and is_concrete(lam) and not 0 < float(lam) < float("inf"):
+    exact = lam is None or (isinstance(lam, int | float) and lam == 0)
+    if not exact and is_concrete(lam) and not 0 < float(lam) < float("inf"):
         raise ValueError(f"lam must be positive and finite (or None or 0: exact), got {lam}")
-    if obs_weights is not None and lam is None:
+    if obs_weights is not None and exact:
         raise ValueError("obs_weights need lam > 0: the exact problem keeps observed entries whatever their weight")
     if is_concrete(over_relaxation) and not 0 < float(over_relaxation) < 2:
         raise ValueError(f"over_relaxation must be in (0, 2), got {over_relaxation}")

@@ -1,6 +1,6 @@
 """Iteration drivers: adaptive consensus ADMM and the accelerated proximal gradient method."""
 
-from jaxspec.solvers.admm import ADMMInfo, ADMMState, consensus_admm
+from jaxspec.solvers.admm import consensus_admm
 from jaxspec.solvers.penalties import (
     Displacement,
     Fixed,
@@ -12,6 +12,7 @@ from jaxspec.solvers.penalties import (
 )
 from jaxspec.solvers.problem import Block, DataTerm
 from jaxspec.solvers.proximal_gradient import ProximalGradient, accelerated_proximal_gradient
+from jaxspec.solvers.state import ADMMInfo, ADMMState
 from jaxspec.solvers.stopping import Gap, RelativeChange, Residual
 
 __all__ = [

@@ -83,7 +83,15 @@ def empty_history(length: int, like: dict[str, Any]) -> History:
 
 
 def as_traced(tree: Any, dtype: Any) -> Any:
-    """Turns the Python floats of a pytree into arrays of ``dtype``, so that new numbers do not recompile."""
+    """Pytree with its Python floats turned into arrays, so that new numbers do not recompile.
+
+    Args:
+        tree: any pytree.
+        dtype: of the new arrays.
+
+    Returns:
+        The pytree.
+    """
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, tree)
 
 
@@ -146,7 +154,13 @@ def iterate(
 
 
 def check_loop_arguments(max_iter: int, check_every: int, loop: str) -> None:
-    """Raises `ValueError` for a bad static loop argument, naming it."""
+    """Raises `ValueError` for a bad static loop argument, naming it.
+
+    Args:
+        max_iter: >= 0.
+        check_every: >= 1.
+        loop: ``"while"`` or ``"scan"``.
+    """
     if max_iter < 0:
         raise ValueError(f"max_iter must be >= 0, got {max_iter}")
     if check_every < 1:

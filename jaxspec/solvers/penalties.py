@@ -49,7 +49,15 @@ class Step(NamedTuple):
 
 
 def block_norms(blocks: Blocks, others: Blocks | None = None) -> Float[Array, " m"]:
-    """Frobenius norm of every block (of ``blocks - others`` if given), shape (m,)."""
+    """Frobenius norm of every block, ``||blocks_i - others_i||_F``.
+
+    Args:
+        blocks: arrays.
+        others: arrays of the same shapes; None: 0.
+
+    Returns:
+        The norms, shape (m,).
+    """
     differences = blocks if others is None else tuple(a - b for a, b in zip(blocks, others, strict=True))
     return jnp.sqrt(jnp.stack([sum_of_squares(block) for block in differences]))
 

@@ -84,13 +84,29 @@ class RelativeChange(eqx.Module):
 
 
 def default_tol(tol: Any, dtype: Any) -> Float[Array, ""]:
-    """``tol`` as an array of ``dtype``; None: 1e-5 in float32, 1e-6 in float64."""
+    """Relative tolerance as an array.
+
+    Args:
+        tol: the tolerance; None: 1e-5 in float32, 1e-6 in float64.
+        dtype: of the computation.
+
+    Returns:
+        The tolerance in that dtype.
+    """
     if tol is None:
         tol = 1e-5 if jnp.finfo(dtype).bits <= 32 else 1e-6
     return jnp.asarray(tol, dtype)
 
 
 def safe_ratio(numerator: Array, denominator: Array) -> Array:
-    """``numerator / denominator`` with 0/0 = 0 and x/0 = x / tiny, without a NaN for finite arguments."""
+    """Ratio of two non-negative numbers without a NaN for finite arguments: 0/0 = 0, x/0 = x/tiny.
+
+    Args:
+        numerator: any array.
+        denominator: >= 0.
+
+    Returns:
+        The ratio.
+    """
     tiny = jnp.finfo(numerator.dtype).tiny
     return jnp.where(numerator == 0, 0, numerator / jnp.maximum(denominator, tiny))

@@ -114,7 +114,7 @@ def alternate(given: Data, nuclear: tuple[Block, ...], numbers: Numbers, static:
 
 
 class _Factors(NamedTuple):
-    """Factored unfoldings of one shape and rank: where each stands among the factored modes, and where they are observed."""
+    """Factored unfoldings of one shape and rank: their places among the factored modes, and what is observed."""
 
     block: Block
     rank: int
@@ -122,7 +122,7 @@ class _Factors(NamedTuple):
     seen: Array
 
 
-class _Problem(NamedTuple):
+class Problem(NamedTuple):
     data: Observed
     nuclear: tuple[Block, ...]
     gamma: Array
@@ -134,7 +134,7 @@ class _Problem(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Y of every group, weights of the factored modes for the next step, and what the last step left: rho by mode, and so on."""
+    """Y of every group, weights of the factored modes in the next step, and what the last step left (rho by mode)."""
 
     x: Array
     y: tuple[Array, ...]
@@ -178,7 +178,7 @@ def _problem(data: Observed, nuclear: tuple[Block, ...], numbers: Numbers, stati
     others = [mode for mode in range(data.mask.ndim) if mode not in static.modes]
     modes = [others[member] for block in nuclear for member in block.gather.modes]
     modes += [static.modes[place] for group in factors for place in group.places]
-    return _Problem(data, nuclear, gamma, factors, theta, numbers.tol, np.argsort(modes), static.adaptive)
+    return Problem(data, nuclear, gamma, factors, theta, numbers.tol, np.argsort(modes), static.adaptive)
 
 
 def _first_factors(data: Observed, factors: tuple[_Factors, ...], given: Data) -> tuple[Array, ...]:
@@ -214,9 +214,8 @@ def _terms(problem: _Problem, state: _State) -> list[_Term]:
 def _step(problem: _Problem, state: _State) -> _State:
     data, terms = problem.data, _terms(problem, state)
     blocks = (*problem.nuclear, *(group.block for group in problem.factors))
-    total = sum(
-        block.scatter(block.data, term.weight[:, None, None] * term.near) for block, term in zip(blocks, terms, strict=True)
-    )
+    weighted = [term.weight[:, None, None] * term.near for term in terms]
+    total = sum(block.scatter(block.data, near) for block, near in zip(blocks, weighted, strict=True))
     rho = jnp.concatenate([term.weight for term in terms])
     x = data.keep(total / jnp.sum(rho))
     ax, near = tuple(term.ax for term in terms), tuple(term.near for term in terms)

@@ -1,19 +1,19 @@
 """TMac and its mixture with nuclear norms: alternating minimisation over low-rank factors of the unfoldings.
 
-    min  sum_{i in F} w_i / 2 ||X_i Y_i - A_i Z||_F^2 + sum_{i not in F} alpha_i ||M_i||_* + gamma / 2 ||M_i - A_i Z||_F^2
+    min sum_{i in F} w_i / 2 ||X_i Y_i - A_i Z||^2 + sum_{i not in F} (alpha_i ||M_i||_* + gamma / 2 ||M_i - A_i Z||^2)
 
-subject to Z = T where observed, over Z, factors X_i Y_i of given ranks and matrices M_i. One iteration updates every factor pair
-by ``X_i = orth(A_i Z Y_i^T)``, ``Y_i = X_i^T A_i Z``, every ``M_i = SVT(A_i Z, alpha_i / gamma)``, then Z as the weighted mean of the
-terms where nothing is observed. F is every mode in TMac, a part of them in the mixture. The program is not convex: a rank that is
-wrong shows in the result, whatever the tolerance.
+subject to Z = T where observed, over Z, factors X_i Y_i of given ranks and matrices M_i. One iteration updates every
+factor pair by ``X_i = orth(A_i Z Y_i^T)``, ``Y_i = X_i^T A_i Z``, every ``M_i = SVT(A_i Z, alpha_i / gamma)``, then Z
+as the weighted mean of the terms where nothing is observed. F is every mode in TMac, a part of them in the mixture. The
+program is not convex: a rank that is wrong shows in the result, whatever the tolerance.
 
-Reference: Xu, Hao, Yin, Su, "Parallel matrix factorization for low-rank tensor completion", Inverse Problems and Imaging 2015;
-Gao, Fan, "A mixture of nuclear norm and matrix factorization for tensor completion", J. Sci. Comput. 2018.
+Reference: Xu, Hao, Yin, Su, "Parallel matrix factorization for low-rank tensor completion", Inverse Problems and
+Imaging 2015; Gao, Fan, "A mixture of nuclear norm and matrix factorization for tensor completion", J. Sci. Comput.
+2018.
 """
 
 import math
 from collections.abc import Sequence
-import math
 from typing import Any
 
 import jax
@@ -53,20 +53,22 @@ def tmac(
         mask: True (or 1) where observed; None: where ``tensor`` is finite.
         ranks: one per mode, each from 1 to the short side of its unfolding (static).
         weights: beta_n >= 0, one per mode, normalised to sum 1 and then kept; None: equal at first, then by the misfit.
-        init: initial tensor, broadcastable, whose leading singular vectors start the Y_n; None: 0 where not observed, and
-            Gaussian Y_n as in the authors' code.
+        init: initial tensor, broadcastable, whose leading singular vectors start the Y_n; None: 0 where not observed,
+            and Gaussian Y_n as in the authors' code.
         key: of the Gaussian start; None: ``jax.random.key(0)``.
-        tol: ``||Z - Z_old|| <= tol ||Z||`` at which to stop; None: 1e-5 in float32, 1e-6 in float64. (The authors watch the misfit.)
+        tol: ``||Z - Z_old|| <= tol ||Z||`` at which to stop; None: 1e-5 in float32, 1e-6 in float64. (The authors watch
+            the misfit.)
         max_iter: iterations at most (static).
         truth: true tensor; its NMSE is then recorded per iteration.
         history: whether to record residuals, weights and the objective per iteration.
         validate: whether to look at the values of the input (skipped under a trace).
 
     Returns:
-        The completion, without duals. ``info.primal_residual`` is ``||X Y - A Z|| / max(||X Y||, ||A Z||)`` over all modes: 0 for
-        data that have these ranks. ``info.dual_residual`` is ``||Z - Z_old|| / ||Z||``, ``info.objective`` the sum above,
-        ``info.rho`` the weights beta_n by mode, ``info.gap`` NaN: nothing bounds the distance from a global optimum. All are of the
-        last iteration, before Z was updated. No state to resume: pass the tensor as ``init``.
+        The completion, without duals. ``info.primal_residual`` is ``||X Y - A Z|| / max(||X Y||, ||A Z||)`` over all
+        modes: 0 for data that have these ranks. ``info.dual_residual`` is ``||Z - Z_old|| / ||Z||``, ``info.objective``
+        the sum above, ``info.rho`` the weights beta_n by mode, ``info.gap`` NaN: nothing bounds the distance from a
+        global optimum. All are of the last iteration, before Z was updated. No state to resume: pass the tensor as
+        ``init``.
 
     Raises:
         ValueError: for bad input, naming the argument, the value and what was expected.
@@ -113,17 +115,19 @@ def mixture_nn_mf(
 ) -> TensorCompletion:
     r"""Nuclear norms on some modes, low-rank factors of given ranks on the others (NS-LRTC).
 
-    ``min sum_{i in F} theta alpha_i / 2 ||X_i Y_i - A_i Z||_F^2 + sum_{i not in F} alpha_i ||M_i||_* + gamma / 2 ||M_i - A_i Z||_F^2``
-    with Z = T where observed: the factors as in `tmac` with fixed weights, the nuclear norms as in `silrtc`.
+    ``min sum_{i in F} theta alpha_i / 2 ||X_i Y_i - A_i Z||^2 + sum_{i not in F} (alpha_i ||M_i||_* + gamma / 2
+    ||M_i - A_i Z||^2)`` with Z = T where observed: the factors as in `tmac` with fixed weights, the nuclear norms as in
+    `silrtc`.
 
     Args:
         tensor: N >= 2 modes; as in `complete_tensor`.
         mask: True (or 1) where observed; None: where ``tensor`` is finite.
-        ranks: one per factored mode, in the order of ``factor_modes``, each from 1 to the short side of its unfolding (static).
+        ranks: one per mode, from 1 to the short side of the unfolding where the mode is factored, unused elsewhere
+            (static).
         factor_modes: F, distinct modes, not all of them (static). The authors take modes 0 and 2 of three.
         weights: alpha_i >= 0, one per mode, normalised to sum 1; None: equal.
-        gamma: penalty of ``A_i Z = M_i``, > 0, in the inverse units of the data; None: 0.1 divided by the root mean square of the
-            observed entries, as in `silrtc`.
+        gamma: penalty of ``A_i Z = M_i``, > 0, in the inverse units of the data; None: 0.1 divided by the root mean
+            square of the observed entries, as in `silrtc`.
         theta: penalty of the factors, > 0, likewise; None: 30 times gamma, the ratio in the authors' code.
         init: as in `tmac`.
         key: as in `tmac`.
@@ -135,8 +139,8 @@ def mixture_nn_mf(
         validate: whether to look at the values of the input (skipped under a trace).
 
     Returns:
-        As of `tmac`, with M_i among the X_i Y_i in the residual, and as ``info.rho``, by mode, the weight of every term in Z:
-        ``theta alpha_i`` or gamma; a nuclear norm whose weight is a known 0 is left out.
+        As of `tmac`, with M_i among the X_i Y_i in the residual, and as ``info.rho``, by mode, the weight of every term
+        in Z: ``theta alpha_i`` or gamma; a nuclear norm whose weight is a known 0 is left out.
 
     Raises:
         ValueError: for bad input, naming the argument, the value and what was expected.
@@ -148,7 +152,7 @@ def mixture_nn_mf(
     Example:
         >>> import jax.numpy as jnp
         >>> truth = jnp.outer(jnp.arange(1.0, 5.0), jnp.arange(1.0, 4.0))
-        >>> result = mixture_nn_mf(truth, jnp.ones((4, 3), bool).at[2, 1].set(False), (1,), (0,))
+        >>> result = mixture_nn_mf(truth, jnp.ones((4, 3), bool).at[2, 1].set(False), (1, 1), (0,))
         >>> bool(jnp.abs(result.tensor - truth).max() < 0.1)
         True
     """
@@ -174,13 +178,16 @@ def _checked_modes(factor_modes: Sequence[int], ndim: int) -> tuple[int, ...]:
     return tuple(int(mode) for mode in modes)
 
 
-def _checked_ranks(ranks: Sequence[int], modes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+def _checked_ranks(ranks: Sequence[int], modes: Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Ranks of the factored modes."""
     ranks = tuple(ranks)
-    sides = tuple(min(shape[mode], math.prod(shape) // shape[mode]) for mode in modes)
-    fits = [rank in range(1, side + 1) for rank, side in zip(ranks, sides, strict=False)]
-    if len(ranks) != len(modes) or not all(fits):
-        raise ValueError(f"ranks must be one for each of the modes {modes}, from 1 to {sides}, got {ranks}")
-    return tuple(int(rank) for rank in ranks)
+    if len(ranks) != len(shape):
+        raise ValueError(f"ranks must have one entry per mode ({len(shape)}), got {ranks}")
+    for mode in modes:
+        side = min(shape[mode], math.prod(shape) // shape[mode])
+        if ranks[mode] not in range(1, side + 1):
+            raise ValueError(f"ranks[{mode}] must be an integer from 1 to {side}, got {ranks[mode]}")
+    return tuple(int(ranks[mode]) for mode in modes)
 
 
 def _part(weights: Any, modes: Sequence[int]) -> Any:
@@ -188,5 +195,6 @@ def _part(weights: Any, modes: Sequence[int]) -> Any:
 
 
 def _data(tensor: Array, mask: Array, init: Any, truth: Any, key: Array | None) -> Data:
-    start, truth = (broadcast(name, value, tensor.shape, tensor.dtype) for name, value in (("init", init), ("truth", truth)))
+    start = broadcast("init", init, tensor.shape, tensor.dtype)
+    truth = broadcast("truth", truth, tensor.shape, tensor.dtype)
     return Data(tensor, mask, start, truth, jax.random.key(0) if key is None else key)

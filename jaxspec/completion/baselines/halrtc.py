@@ -16,8 +16,8 @@ from jaxspec.solvers.stopping import Residuals
 class Moved(eqx.Module):
     """Stops when ``||x - x_old|| <= tol ||x||``, unless x has not moved at all while ``y != A x``.
 
-    From a small penalty the first thresholds exceed every singular value: y stays 0 and x does not move, for 100 iterations
-    and more, while the duals grow. Such a standstill is no convergence.
+    From a small penalty the first thresholds exceed every singular value: y stays 0 and x does not move, for 100
+    iterations and more, while the duals grow. Such a standstill is no convergence.
 
     Attributes:
         tol: relative tolerance.
@@ -53,11 +53,12 @@ def halrtc(
     r"""``min sum_i alpha_i ||A_i X||_* s.t. X = T where observed`` by ADMM with a growing penalty (HaLRTC).
 
     ``M_i = SVT(A_i X + Y_i / rho, alpha_i / rho)``; ``X = mean_i A_i^T (M_i - Y_i / rho)`` where not observed;
-    ``Y_i <- Y_i + rho (A_i X - M_i)``; ``rho <- min(growth rho, max_rho)``. This is `complete_tensor` without over-relaxation
-    and with a penalty that only grows: once rho is large the duals stand still, and on data that are not exactly
-    recoverable the run ends before the optimum. The defaults are those of the authors' code, whose penalties are
-    absolute numbers (made for pixels from 0 to 255); transdim starts at ``rho=1e-5``, stops at ``tol=1e-4`` and has
-    ``max_rho=1e5``. The engine keeps rho within 1e6 times its first value: 283 iterations of growth by 1.05.
+    ``Y_i <- Y_i + rho (A_i X - M_i)``; ``rho <- min(growth rho, max_rho)``. This is `complete_tensor` without
+    over-relaxation and with a penalty that only grows: once rho is large the duals stand still, and on data that are
+    not exactly recoverable the run ends before the optimum. The defaults are those of the authors' code, whose
+    penalties are absolute numbers (made for pixels from 0 to 255); transdim starts at ``rho=1e-5``, stops at
+    ``tol=1e-4`` and has ``max_rho=1e5``. The engine keeps rho within 1e6 times its first value: 283 iterations of
+    growth by 1.05.
 
     Args:
         tensor: N >= 2 modes; as in `complete_tensor`.
@@ -83,7 +84,8 @@ def halrtc(
         TypeError: for complex input.
 
     Reference:
-        Liu, Musialski, Wonka, Ye, "Tensor completion for estimating missing values in visual data", PAMI 2013, algorithm 4.
+        Liu, Musialski, Wonka, Ye, "Tensor completion for estimating missing values in visual data", PAMI 2013,
+        algorithm 4.
 
     Example:
         >>> import jax.numpy as jnp

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxspec.completion.metrics import TruthError
 from jaxspec.completion.result import TensorCompletion
-from jaxspec.completion.tensor import _data_scale, _Problem
+from jaxspec.completion.scaled import Problem, data_scale
 from jaxspec.completion.validation import is_concrete
 from jaxspec.solvers import ADMMInfo, Block
 from jaxspec.solvers.loop import CONVERGED, EMPTY, RUNNING, History, empty_history
@@ -47,7 +47,7 @@ class Observed(NamedTuple):
         return jnp.where(observed == 0, EMPTY, jnp.where(solved, CONVERGED, RUNNING)).astype(jnp.int32)
 
     def keep(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """x with the observed entries put back."""
+        """The tensor x with the observed entries put back."""
         return jnp.where(self.mask, self.target, x)
 
     def record(self, x: Float[Array, "..."], values: dict[str, Array]) -> dict[str, Array]:
@@ -79,7 +79,7 @@ def observed(
     Returns:
         The scaled data; where all of them are 0, so is the start.
     """
-    scale = _data_scale(_Problem(tensor, mask, None, None, (None, None), None))
+    scale = data_scale(Problem(tensor, mask, None, None, (None, None), None))
     target = jnp.where(mask, tensor, 0) / scale
     fill = jnp.zeros_like(target) if init is None else jnp.where(jnp.any(target != 0), init / scale, 0)
     return Observed(target, mask, jnp.where(mask, target, fill), None if truth is None else truth / scale, scale)

@@ -1,9 +1,10 @@
 """SiLRTC and FaLRTC: the sum of nuclear norms, smoothed, minimised by (accelerated) proximal gradient steps.
 
-Each ``alpha_i ||A_i X||_*`` is replaced by its Moreau envelope ``min_M alpha_i ||M||_* + gamma_i / 2 ||A_i X - M||_F^2``, whose
-gradient ``gamma_i A_i^T (A_i X - M_i)`` with ``M_i = SVT(A_i X, alpha_i / gamma_i)`` is gamma_i-Lipschitz. SiLRTC is the plain
-method with fixed gamma; FaLRTC the accelerated one with ``mu = 1 / gamma`` falling to a final value. Both end at the optimum of
-the smoothed problem; its distance from that of the sum of nuclear norms vanishes only with mu.
+Each ``alpha_i ||A_i X||_*`` is replaced by its Moreau envelope
+``min_M alpha_i ||M||_* + gamma_i / 2 ||A_i X - M||_F^2``, whose gradient ``gamma_i A_i^T (A_i X - M_i)`` with
+``M_i = SVT(A_i X, alpha_i / gamma_i)`` is gamma_i-Lipschitz. SiLRTC is the plain method with fixed gamma; FaLRTC the
+accelerated one with ``mu = 1 / gamma`` falling to a final value. Both end at the optimum of the smoothed problem; its
+distance from that of the sum of nuclear norms vanishes only with mu.
 
 Reference: Liu, Musialski, Wonka, Ye, "Tensor completion for estimating missing values in visual data", PAMI 2013.
 """
@@ -44,7 +45,7 @@ def silrtc(
     history: bool = True,
     validate: bool = True,
 ) -> TensorCompletion:
-    r"""``min sum_i alpha_i ||M_i||_* + gamma_i / 2 ||A_i X - M_i||_F^2 s.t. X = T where observed`` by alternation (SiLRTC).
+    r"""``min sum_i alpha_i ||M_i||_* + gamma_i / 2 ||A_i X - M_i||^2 s.t. X = T where observed``, alternating (SiLRTC).
 
     ``M_i = SVT(A_i X, alpha_i / gamma_i)``; ``X = sum_i gamma_i A_i^T M_i / sum_i gamma_i`` where not observed.
 
@@ -52,8 +53,8 @@ def silrtc(
         tensor: N >= 2 modes; as in `complete_tensor`.
         mask: True (or 1) where observed; None: where ``tensor`` is finite.
         weights: alpha_i >= 0, one per mode, normalised to sum 1; None: equal.
-        gamma: > 0, scalar or one per block of ``blocks.unfoldings``, in the inverse units of the data; None: 0.1 divided by the
-            root mean square of the observed entries (the authors' code has 0.1 for any data).
+        gamma: > 0, scalar or one per block of ``blocks.unfoldings``, in the inverse units of the data; None: 0.1
+            divided by the root mean square of the observed entries (the authors' code has 0.1 for any data).
         init: initial tensor, broadcastable; None: 0 where not observed.
         svt: engine of the thresholding, see `jaxspec.prox.svt`.
         tol: ``||X - X_old|| <= tol ||X||`` at which to stop.
@@ -63,11 +64,12 @@ def silrtc(
         validate: whether to look at the values of the input (skipped under a trace).
 
     Returns:
-        The completion with the duals ``W_i = gamma_i (A_i X - M_i)``, exact subgradients of ``alpha_i ||.||_*`` at M_i, in the layout
-        of ``blocks.unfoldings``. ``info.primal_residual`` is ``||A X - M|| / max(||A X||, ||M||)`` over all blocks: it does not
-        vanish for any finite gamma. ``info.dual_residual`` is ``||sum_i A_i^T W_i|| / ||W||`` where not observed: 0 at the optimum.
-        ``info.objective`` is ``sum_i alpha_i ||M_i||_*``, ``info.rho`` is gamma, ``info.gap`` is NaN (see `tensor.duality_gap`). The
-        history has the same at the point where each step starts. No state to resume: pass the tensor as ``init``.
+        The completion with the duals ``W_i = gamma_i (A_i X - M_i)``, exact subgradients of ``alpha_i ||.||_*`` at M_i,
+        in the layout of ``blocks.unfoldings``. ``info.primal_residual`` is ``||A X - M|| / max(||A X||, ||M||)`` over
+        all blocks: it does not vanish for any finite gamma. ``info.dual_residual`` is ``||sum_i A_i^T W_i|| / ||W||``
+        where not observed: 0 at the optimum. ``info.objective`` is ``sum_i alpha_i ||M_i||_*``, ``info.rho`` is gamma,
+        ``info.gap`` is NaN (see `tensor.duality_gap`). The history has the same at the point where each step starts. No
+        state to resume: pass the tensor as ``init``.
 
     Raises:
         ValueError: for bad input, naming the argument, the value and what was expected.
@@ -89,7 +91,7 @@ def silrtc(
     blocks = build_blocks(tensor.shape, "snn", weights, svt)
     given = _Given(broadcast("gamma", gamma, (len(blocks),), tensor.dtype), None)
     static = _Static(_fixed, "always", max_iter, history, dtype)
-    return _solve(_inputs(tensor, mask, init, truth), blocks, given, jnp.zeros((), tensor.dtype), _as(tensor, tol), static)
+    return _solve(_inputs(tensor, mask, init, truth), blocks, given, _as(tensor, 0), _as(tensor, tol), static)
 
 
 def falrtc(
@@ -110,22 +112,24 @@ def falrtc(
 ) -> TensorCompletion:
     r"""``min sum_i f_i(A_i X) s.t. X = T where observed`` with smoothed nuclear norms, accelerated (FaLRTC).
 
-    ``f_i(A) = max_{||W||_2 <= alpha_i} <A, W> - mu_i / 2 ||W||_F^2``, the Moreau envelope of ``alpha_i ||.||_*``; iteration k uses
-    ``max(mu_i, mu_start_i / k^decay)``. The steps are those of the accelerated proximal gradient method with the known Lipschitz
-    constant ``sum_i 1 / mu_i``, where the authors search for it, and with a gradient restart.
+    ``f_i(A) = max_{||W||_2 <= alpha_i} <A, W> - mu_i / 2 ||W||_F^2``, the Moreau envelope of ``alpha_i ||.||_*``;
+    iteration k uses ``max(mu_i, mu_start_i / k^decay)``. The steps are those of the accelerated proximal gradient
+    method with the known Lipschitz constant ``sum_i 1 / mu_i``, for which the authors search, and a gradient restart.
 
     Args:
         tensor: N >= 2 modes; as in `complete_tensor`.
         mask: True (or 1) where observed; None: where ``tensor`` is finite.
         weights: alpha_i >= 0, one per mode, normalised to sum 1; None: equal.
-        mu: final smoothing, > 0, scalar or one per block of ``blocks.unfoldings``, in the units of the data (the authors' mu_i is
-            alpha_i^2 times ours); None: ``5 N / sqrt(n_i)`` times the root mean square of the observed entries, with n_i the short
-            side of A_i X (the authors' code has this for alpha_i = 1/N and data of size 1).
-        mu_start: first smoothing, likewise; None: its threshold is 0.3 times the largest singular value, as in the authors' code.
+        mu: final smoothing, > 0, scalar or one per block of ``blocks.unfoldings``, in the units of the data (the
+            authors' mu_i is alpha_i^2 times ours); None: ``5 N / sqrt(n_i)`` times the root mean square of the observed
+            entries, with n_i the short side of A_i X (the authors' code has this for alpha_i = 1/N and data of size 1).
+        mu_start: first smoothing, likewise; None: its threshold is 0.3 times the largest singular value, as in the
+            authors' code.
         decay: > 0, exponent of the smoothing.
         init: initial tensor, broadcastable; None: 0 where not observed.
         svt: engine of the thresholding, see `jaxspec.prox.svt`.
-        tol: prox-gradient step ``||X - Z|| <= tol ||X||`` at which to stop, once mu is final (the authors stop before, too).
+        tol: prox-gradient step ``||X - Z|| <= tol ||X||`` at which to stop, once mu is final (the authors stop before,
+            too).
         max_iter: iterations at most (static).
         truth: true tensor; its NMSE is then recorded per iteration.
         history: whether to record residuals, penalties and the objective per iteration.
@@ -139,7 +143,8 @@ def falrtc(
         TypeError: for complex input.
 
     Reference:
-        Liu, Musialski, Wonka, Ye, PAMI 2013, algorithm 3; Nesterov, "Smooth minimization of non-smooth functions", 2005.
+        Liu, Musialski, Wonka, Ye, PAMI 2013, algorithm 3; Nesterov, "Smooth minimization of non-smooth functions",
+        2005.
 
     Example:
         >>> import jax.numpy as jnp
@@ -183,7 +188,7 @@ class _Static(NamedTuple):
     dtype: Any
 
 
-class _Problem(NamedTuple):
+class Problem(NamedTuple):
     data: Observed
     blocks: Blocks
     first: Array
@@ -234,8 +239,8 @@ class _KeepObserved(eqx.Module):
 
 
 def _inputs(tensor: Array, mask: Array, init: Any, truth: Any) -> _Inputs:
-    start, truth = (broadcast(name, value, tensor.shape, tensor.dtype) for name, value in (("init", init), ("truth", truth)))
-    return _Inputs(tensor, mask, start, truth)
+    start = broadcast("init", init, tensor.shape, tensor.dtype)
+    return _Inputs(tensor, mask, start, broadcast("truth", truth, tensor.shape, tensor.dtype))
 
 
 def _as(tensor: Array, value: Number) -> Array:
@@ -284,11 +289,13 @@ def _envelope(data: Observed, blocks: Blocks, gamma: Array, x: Array) -> _Envelo
 
 
 @eqx.filter_jit
-def _solve(inputs: _Inputs, blocks: Blocks, given: _Given, decay: Array, tol: Array, static: _Static) -> TensorCompletion:
+def _solve(
+    inputs: _Inputs, blocks: Blocks, given: _Given, decay: Array, tol: Array, static: _Static
+) -> TensorCompletion:
     check_loop_arguments(static.max_iter, 1, "while")
     data = observed(*inputs)
     first, last = static.schedule(given, data, blocks)
-    problem = _Problem(data, blocks, first, last, decay, tol, static.restart)
+    problem = Problem(data, blocks, first, last, decay, tol, static.restart)
     zero = jnp.zeros((), jnp.int32)
     one, infinity, nan = (jnp.asarray(value, data.target.dtype) for value in (1, jnp.inf, jnp.nan))
     descent = ProximalGradientState(data.start, data.start, one, zero, infinity, infinity, nan, zero, None)
@@ -310,8 +317,8 @@ def _step(problem: _Problem, state: _State) -> _State:
     data, k = problem.data, state.iter + 1
     gamma = problem.gamma(k)
     at = _envelope(data, problem.blocks, gamma, state.descent.z)
-    # The driver runs one step per call: the smoothing changes between steps, and the driver records neither an error to a
-    # known truth nor the residuals, which share the thresholding with the gradient.
+    # The driver runs one step per call: the smoothing changes between steps, and the driver records neither an error to
+    # a known truth nor the residuals, which share the thresholding with the gradient.
     descent = accelerated_proximal_gradient(
         _Known(at.objective, at.gradient),
         _KeepObserved(data.target, data.mask),
