@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Inexact
 
 from jaxspec.linalg.scaling import conjugate_transpose
@@ -26,7 +27,7 @@ def spectral_tangent(
     factors: tuple[Inexact[Array, "*batch m r"], Float[Array, "*batch r"], Inexact[Array, "*batch r n"]],
     values: Float[Array, "*batch r"],
     dx: Inexact[Array, "*batch m n"],
-    constants: tuple[Sequence[Array], Sequence[Array]],
+    constants: tuple[Sequence[ArrayLike], Sequence[ArrayLike]],
     dead: Bool[Array, "*batch r"],
 ) -> tuple[Float[Array, "*batch r"], Inexact[Array, "*batch m n"]]:
     """Tangents of ``f(s)`` and of ``U f(s) V^H``; linear in ``dx`` and in the constants' tangents, hence transposable.

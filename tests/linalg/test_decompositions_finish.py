@@ -1,4 +1,4 @@
-"""Several eigendecompositions of unequal shape in one compiled loop must finish (independent ones may wait for ever)."""
+"""Eigendecompositions of unequal shape in one compiled loop must finish (independent ones may wait for ever)."""
 
 import pytest
 

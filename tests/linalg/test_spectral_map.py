@@ -101,18 +101,18 @@ def test_values_below_rcond_count_as_zero():
     assert not np.any(spectral_map(jnp.zeros((2, 3)), jnp.ones_like))
 
 
-def test_auto_switches_away_from_gram_below_its_accuracy(x64):
-    for dtype, threshold, decades in [("float32", 1e-4, 6), ("float64", 1e-9, 12)]:
-        u, s, v = with_spectrum((24, 60), lambda r, d=decades: np.logspace(0, -d, r), 0)
-        x = jnp.asarray((u * s) @ v.T, dtype)
-        exact = (u * np.maximum(s - threshold, 0)) @ v.T
+@pytest.mark.parametrize(("dtype", "threshold", "decades"), [("float32", 1e-4, 6), ("float64", 1e-9, 12)])
+def test_auto_switches_away_from_gram_below_its_accuracy(x64, dtype, threshold, decades):
+    u, s, v = with_spectrum((24, 60), lambda r: np.logspace(0, -decades, r), 0)
+    x = jnp.asarray((u * s) @ v.T, dtype)
+    exact = (u * np.maximum(s - threshold, 0)) @ v.T
 
-        def error(engine, x=x, threshold=threshold, exact=exact):
-            out = spectral_map(x, lambda s: jnp.maximum(s - threshold, 0), engine=engine, floor=threshold)
-            return np.linalg.norm(np.asarray(out, np.float64) - exact, 2)
+    def error(engine):
+        out = spectral_map(x, lambda s: jnp.maximum(s - threshold, 0), engine=engine, floor=threshold)
+        return np.linalg.norm(np.asarray(out, np.float64) - exact, 2)
 
-        assert error("auto") <= 20 * EPS[dtype]
-        assert error("gram") > 50 * EPS[dtype]
+    assert error("auto") <= 20 * EPS[dtype]
+    assert error("gram") > 50 * EPS[dtype]
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (7, 4), (5, 5), (1, 4)])

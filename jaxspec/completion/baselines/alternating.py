@@ -122,7 +122,7 @@ class _Factors(NamedTuple):
     seen: Array
 
 
-class Problem(NamedTuple):
+class _Problem(NamedTuple):
     data: Observed
     nuclear: tuple[Block, ...]
     gamma: Array
@@ -178,7 +178,7 @@ def _problem(data: Observed, nuclear: tuple[Block, ...], numbers: Numbers, stati
     others = [mode for mode in range(data.mask.ndim) if mode not in static.modes]
     modes = [others[member] for block in nuclear for member in block.gather.modes]
     modes += [static.modes[place] for group in factors for place in group.places]
-    return Problem(data, nuclear, gamma, factors, theta, numbers.tol, np.argsort(modes), static.adaptive)
+    return _Problem(data, nuclear, gamma, factors, theta, numbers.tol, np.argsort(modes), static.adaptive)
 
 
 def _first_factors(data: Observed, factors: tuple[_Factors, ...], given: Data) -> tuple[Array, ...]:

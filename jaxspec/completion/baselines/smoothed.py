@@ -188,7 +188,7 @@ class _Static(NamedTuple):
     dtype: Any
 
 
-class Problem(NamedTuple):
+class _Problem(NamedTuple):
     data: Observed
     blocks: Blocks
     first: Array
@@ -295,7 +295,7 @@ def _solve(
     check_loop_arguments(static.max_iter, 1, "while")
     data = observed(*inputs)
     first, last = static.schedule(given, data, blocks)
-    problem = Problem(data, blocks, first, last, decay, tol, static.restart)
+    problem = _Problem(data, blocks, first, last, decay, tol, static.restart)
     zero = jnp.zeros((), jnp.int32)
     one, infinity, nan = (jnp.asarray(value, data.target.dtype) for value in (1, jnp.inf, jnp.nan))
     descent = ProximalGradientState(data.start, data.start, one, zero, infinity, infinity, nan, zero, None)
