@@ -37,7 +37,12 @@ class TensorCompletion(eqx.Module):
 
     @property
     def ranks(self) -> tuple[Array, ...]:
-        """Numerical ranks of the thresholded matrices y_i, one array per block that is a stack of matrices."""
+        """Numerical ranks of the thresholded matrices y_i, one array per block that is a stack of matrices.
+
+        Empty for methods that keep no such matrices.
+        """
+        if self.state is None:
+            return ()
         eps = jnp.finfo(self.state.x.dtype).eps
         stacks = [
             (y, block) for y, block in zip(self.state.y, self.blocks, strict=True) if hasattr(block.prox, "thresholds")

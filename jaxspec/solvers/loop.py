@@ -118,6 +118,8 @@ def iterate(
     Returns:
         The last state.
     """
+    if max_iter == 0:
+        return state
     end = state.iter + max_iter
 
     def runs(state: State) -> Array:

@@ -45,7 +45,7 @@ class Block(eqx.Module):
             _ScaledValue(self.value),
             None if self.gauge is None else _ScaledGauge(self.gauge),
             self.count,
-            (self.data, factor),
+            (self.data, jnp.asarray(factor)),
         )
 
 
@@ -143,7 +143,7 @@ class DataTerm(eqx.Module):
         """
         target = jnp.where(weight > 0, target, 0)
         box = _box(lower, upper, target.dtype)
-        return DataTerm(_quadratic_prox, _quadratic_value, _quadratic_dual, (target, weight, ridge, box))
+        return DataTerm(_quadratic_prox, _quadratic_value, _quadratic_dual, (target, weight, jnp.asarray(ridge, target.dtype), box))
 
 
 Box = tuple[Array, Array] | None

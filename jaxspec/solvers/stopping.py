@@ -34,8 +34,8 @@ class Residual(eqx.Module):
 
     Attributes:
         tol: relative tolerance; None: 1e-5 in float32, 1e-6 in float64.
-        patience: iterations without a fall of the measure by 10% after which the run counts as stalled; None: never
-            (static).
+        patience: near rounding (below 1000 eps), iterations without a fall of the measure by 10% after which the
+            run counts as stalled; None: never (static).
     """
 
     tol: Number | None = None
@@ -52,8 +52,8 @@ class Gap(eqx.Module):
 
     Attributes:
         tol: relative tolerance; None: 1e-5 in float32, 1e-6 in float64.
-        patience: iterations without a fall of the gap by 10% after which the run counts as stalled; None: never
-            (static).
+        patience: near rounding (below 1000 eps), iterations without a fall of the gap by 10% after which the
+            run counts as stalled; None: never (static).
     """
 
     tol: Number | None = None
@@ -70,8 +70,8 @@ class RelativeChange(eqx.Module):
 
     Attributes:
         tol: relative tolerance; None: 1e-5 in float32, 1e-6 in float64.
-        patience: iterations without a fall of the change by 10% after which the run counts as stalled; None: never
-            (static).
+        patience: near rounding (below 1000 eps), iterations without a fall of the change by 10% after which the
+            run counts as stalled; None: never (static).
     """
 
     tol: Number | None = None

@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 
 from jaxspec.prox import project_nuclear_ball, project_spectral_ball
 
-SHAPES = [(5, 5), (3, 8), (8, 3), (1, 6), (2, 3, 4)]
+SHAPES = [(3, 8), (8, 3), (2, 4, 4)]
 HILBERT = jnp.asarray(1 / (1 + np.arange(4)[:, None] + np.arange(3)), jnp.float32)
 PROJECTIONS = [project_spectral_ball, project_nuclear_ball]
 

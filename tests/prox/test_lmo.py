@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 
 from jaxspec.prox import lmo_schatten
 
-EXPONENTS = [1, 1.1, 1.5, 2, 3, 10, np.inf]
+EXPONENTS = [1, 1.1, 2, 10, np.inf]
 
 
 def schatten(x, p):
@@ -21,7 +21,7 @@ def dual(p):
 
 @given(
     st.sampled_from(EXPONENTS),
-    st.sampled_from([(4, 4), (3, 6), (6, 3), (1, 5)]),
+    st.sampled_from([(3, 6), (6, 3), (1, 5)]),
     st.integers(-30, 30),
     st.integers(0, 3),
 )

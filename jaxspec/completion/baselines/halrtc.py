@@ -9,8 +9,28 @@ from jaxtyping import Array, Float
 from jaxspec.completion.baselines.observed import Number, check_number
 from jaxspec.completion.result import TensorCompletion
 from jaxspec.completion.tensor import complete_tensor
-from jaxspec.solvers import Geometric
+from jaxspec.solvers.penalties import Blocks, Step
 from jaxspec.solvers.stopping import Residuals
+
+
+class Growing(eqx.Module):
+    """``rho <- min(growth * rho, limit * first rho)`` after every iteration; the limit has no units.
+
+    Attributes:
+        growth: factor per iteration.
+        limit: largest penalty in units of the first one, scalar or one per block.
+    """
+
+    growth: Number
+    limit: Any
+
+    def init(self, rho: Array, ax: Blocks, duals: Blocks) -> Array:
+        """Remembers the first rho."""
+        return rho
+
+    def update(self, memory: Array, step: Step) -> tuple[Array, Array]:
+        """The grown rho."""
+        return jnp.minimum(self.growth * step.rho, jnp.maximum(self.limit, 1) * memory).astype(memory.dtype), memory
 
 
 class Moved(eqx.Module):
@@ -104,7 +124,7 @@ def halrtc(
         weights=weights,
         over_relaxation=1.0,
         # Floats are traced in the dtype of the data, integers would be compiled in.
-        penalty=Geometric(1.0 * growth, 1.0 * max_rho),
+        penalty=Growing(1.0 * growth, max_rho / jnp.asarray(rho, float)),
         rho=rho,
         init=init,
         svt=svt,

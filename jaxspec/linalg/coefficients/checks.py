@@ -1,0 +1,29 @@
+"""Checks of numbers shared by the coefficient generators."""
+
+import math
+
+
+def finite(name: str, value: float) -> float:
+    """``value`` as a float; ValueError when it is not finite."""
+    value = float(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; expected a finite number")
+    return value
+
+
+def inside(name: str, value: float, low: float, high: float, *, low_open: bool = True, high_open: bool = True) -> float:
+    """``value`` as a float; ValueError when it lies outside the interval."""
+    value = finite(name, value)
+    above = value > low if low_open else value >= low
+    below = value < high if high_open else value <= high
+    if not (above and below):
+        interval = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
+        raise ValueError(f"{name} is {value}; expected a number in {interval}")
+    return value
+
+
+def count(name: str, value: int, low: int = 1) -> int:
+    """``value`` as an int; ValueError when it is not an integer >= ``low``."""
+    if int(value) != value or value < low:
+        raise ValueError(f"{name} is {value}; expected an integer >= {low}")
+    return int(value)

@@ -1,0 +1,127 @@
+r"""Matrix-product iterations ``X_{k+1} = (a I + b A + c A^2) X_k``, ``A = X_k X_k^H``, and combinations of the iterates.
+
+The Gram form writes ``X_k = Q_k X_0`` and iterates on the m x m matrices alone, ``R_k = Q_k A_0 Q_k``: it saves the
+products with the long side, but rounding in ``A_0`` grows like ``u kappa^2``. A restart at step ``j`` forms ``X_j`` and
+its Gram matrix afresh, when most of the conditioning is gone.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Inexact
+
+from jaxspec.linalg.coefficients.newton_schulz import Schedule
+from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.scaling import conjugate_transpose
+
+
+def iterate(
+    y: Inexact[Array, "*batch m n"],
+    gram: Inexact[Array, "*batch m m"] | None,
+    schedule: Schedule,
+    alpha: Sequence[float] | None,
+    precision: lax.Precision,
+) -> Inexact[Array, "*batch m n"]:
+    """``X_K``, or ``sum_k alpha_k X_k (+ sum_k alpha_{K+1+k} A_k X_k)``, from products with the long side.
+
+    Args:
+        y: wide matrices with singular values in [0, 1].
+        gram: ``y y^H`` when it is known already.
+        schedule: K quintics.
+        alpha: None, K + 1 weights, or 2 K + 1 of them.
+        precision: of the products.
+
+    Returns:
+        The combination, accumulated in float32 at least.
+    """
+    steps = len(schedule)
+    products = alpha is not None and len(alpha) > steps + 1
+    total = _Total(alpha, steps)
+    total.add(0, y)
+    for k, (a, b, c) in enumerate(schedule):
+        square = matmul(y, conjugate_transpose(y), precision) if gram is None else gram
+        gram = None
+        if products:
+            once = matmul(square, y, precision)
+            total.add(steps + 1 + k, once)
+            y = a * y + b * once + c * matmul(square, once, precision)
+        else:
+            y = a * y + matmul(b * square + c * matmul(square, square, precision), y, precision)
+        total.add(k + 1, y)
+    return y if alpha is None else total.value
+
+
+class _Total:
+    """Weighted sum of iterates, in float32 at least: bfloat16 would lose what the weights cancel."""
+
+    def __init__(self, alpha, steps):
+        self.alpha, self.value = alpha, None
+
+    def add(self, index, term):
+        if self.alpha is None or self.alpha[index] == 0:
+            return
+        term = term.astype(jnp.promote_types(term.dtype, jnp.float32)) * self.alpha[index]
+        self.value = term if self.value is None else self.value + term
+
+
+def iterate_gram(
+    y: Inexact[Array, "*batch m n"],
+    gram: Inexact[Array, "*batch m m"],
+    schedule: Schedule,
+    alpha: Sequence[float] | None,
+    precision: lax.Precision,
+    restart: int | None = None,
+) -> Inexact[Array, "*batch m n"]:
+    """The same combination as `iterate` from m x m products, applied to ``y`` once.
+
+    Args:
+        y: wide matrices with singular values in [0, 1].
+        gram: ``y y^H``.
+        schedule: K quintics.
+        alpha: None, K + 1 weights, or 2 K + 1 of them.
+        precision: of the products.
+        restart: number of steps after which ``Q y`` and its Gram matrix are formed afresh; None for never.
+
+    Returns:
+        The combination.
+    """
+    if restart is None or not 0 < restart < len(schedule):
+        total, _ = _gram_steps(gram, schedule, _weights(alpha, len(schedule)), precision, last=True)
+        return matmul(total, y, precision)
+    steps = len(schedule)
+    weights = _weights(alpha, steps)
+    head = [*weights[:restart], 0.0, *weights[steps + 1 : steps + 1 + restart]]
+    tail = [*weights[restart : steps + 1], *weights[steps + 1 + restart :]]
+    total, q = _gram_steps(gram, schedule[:restart], head, precision, last=True)
+    middle = matmul(q, y, precision)
+    fresh = matmul(middle, conjugate_transpose(middle), precision)
+    rest, _ = _gram_steps(fresh, schedule[restart:], tail, precision, last=True)
+    out = matmul(rest, middle, precision)
+    return out if total is None else out + matmul(total, y, precision)
+
+
+def _weights(alpha, steps):
+    return [*[0.0] * steps, 1.0] if alpha is None else list(alpha)
+
+
+def _gram_steps(gram, schedule, alpha, precision, last):
+    """``(sum alpha_k Q_k, Q_K)`` with ``X_k = Q_k X_0``; ``alpha`` as in `iterate`."""
+    steps = len(schedule)
+    products = len(alpha) > steps + 1
+    eye = jnp.eye(gram.shape[-1], dtype=gram.dtype)
+    total = _Total(alpha, steps)
+    total.add(0, eye)
+    q, r = None, gram
+    for k, (a, b, c) in enumerate(schedule):
+        once = r if q is None else matmul(r, q, precision)
+        twice = matmul(r, once, precision)
+        if products:
+            total.add(steps + 1 + k, once)
+        q = a * (eye if q is None else q) + b * once + c * twice
+        q = (q + conjugate_transpose(q)) / 2
+        total.add(k + 1, q)
+        if k + 1 < steps:
+            r = matmul(q, matmul(gram, q, precision), precision)
+            r = (r + conjugate_transpose(r)) / 2
+    return total.value, q

@@ -1,0 +1,259 @@
+"""One optax transformation for every optimiser that maps the singular values of the momentum.
+
+``mu <- beta mu + (1 - beta) g``, ``Y = F(mu_hat)`` for every matrix of every parameter, then ``Y`` is rescaled and
+multiplied by a factor of its shape. Muon, Freon and Kaon differ in ``F`` only, which is a function argument.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Int, PyTree, UInt32
+
+from jaxspec.linalg.scaling import compute_dtype
+from jaxspec.optim.layout import DimsTree, LeafLayout, buckets, check_dtypes, tree_layouts
+from jaxspec.optim.normalization import Normalizer, ShapeScale, normalizer, shape_factor
+
+MapFn = Callable[..., Array]
+Normalize = Literal["rms", "dual", "spectral", "none"] | Normalizer
+ShapeScaleName = Literal["keller", "rms", "mup", "none"] | ShapeScale
+
+
+class SpectralState(NamedTuple):
+    """State of `scale_by_spectral`.
+
+    Attributes:
+        count: number of updates so far.
+        mu: momentum, like the parameters, in ``mu_dtype``.
+        key: words of the random key (`jax.random.key_data`), which any checkpoint format stores; constant, since the
+            stream is derived from it and ``count``. None for a map without randomness.
+    """
+
+    count: Int[Array, ""]
+    mu: PyTree
+    key: UInt32[Array, "words"] | None
+
+
+def scale_by_spectral(
+    map_fn: MapFn,
+    *,
+    beta: ArrayLike = 0.95,
+    nesterov: bool = True,
+    bias_correction: bool = True,
+    normalize: Normalize = "rms",
+    shape_scale: ShapeScaleName = "rms",
+    dimension_numbers: DimsTree = None,
+    mu_dtype: DTypeLike | None = None,
+    key: Array | None = None,
+    mesh: Mesh | None = None,
+    axis: str | None = None,
+) -> optax.GradientTransformation:
+    r"""Momentum, then a function of the singular values of every matrix, ``U S V^T -> U f(S) V^T``.
+
+    With ``t = count + 1``: ``mu <- beta mu + (1 - beta) g``; ``mu_hat = beta mu / (1 - beta^(t+1)) + (1 - beta) g /
+    (1 - beta^t)`` with Nesterov, else ``mu / (1 - beta^t)``; ``update = factor * normalised F(mu_hat)``. Arithmetic is
+    in float32 for bfloat16 and float16 gradients; updates have the gradient's dtype. Matrices of equal shape and dtype
+    are mapped in one batched call. A non-finite gradient spoils its own matrices only.
+
+    Args:
+        map_fn: the map ``F``: matrices ``(batch, m, n)``, ``m <= n``, to the same shape; with ``key``,
+            ``map_fn(x, keys)`` with one key per matrix. Any function, `jaxspec.linalg.spectral_map` at heart or not.
+        beta: decay of the momentum, in [0, 1). May be traced.
+        nesterov: look one step ahead.
+        bias_correction: divide by ``1 - beta^t`` as optax does. With Nesterov this changes the direction of the first
+            steps, not only their size.
+        normalize: ``rms`` makes every image as large as a polar factor, ``sqrt(min(m, n))``, also of a rank-deficient
+            matrix; ``spectral`` makes its largest singular value 1 (8 power steps); ``none`` leaves it; or a function
+            of (matrices, images), for example `jaxspec.optim.normalization.Dual`.
+        shape_scale: ``keller`` sqrt(max(1, fan_out/fan_in)); ``rms`` 0.2 sqrt(max(fan_in, fan_out)), the size of an
+            Adam update; ``mup`` sqrt(fan_out/fan_in), by which learning rates carry over between widths; ``none``; or a
+            function of (fan_in, fan_out).
+        dimension_numbers: matrix axes of parameters with more than two axes, or other than (input, output): a tree (or
+            prefix) of `MatrixDims` or `optax.contrib.MuonDimensionNumbers`, or a function from parameters to one.
+        mu_dtype: dtype in which the momentum of real parameters is stored; default the parameter's.
+        key: typed key for a random map. Matrix i of leaf l at count k draws from part i of
+            ``fold_in(fold_in(key, k), l)``, leaves numbered in flattened order.
+        mesh: devices over which every stack of matrices is divided, each device mapping its share without any
+            communication; stacks are padded with zeros to a multiple of the axis.
+        axis: the mesh axis. Give the jitted step ``out_shardings`` to say where the updates must lie afterwards.
+
+    Returns:
+        The transformation. It needs no parameters in ``update``.
+
+    Raises:
+        ValueError: beta outside [0, 1); an unknown name; mesh without axis; and at ``init`` or ``update`` a parameter
+            that is not a matrix, or axes that do not fit, by the path of the leaf.
+        TypeError: a leaf that is not floating point; a ``key`` that is not a typed key.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from jaxspec.linalg import spectral_map
+        >>> tx = scale_by_spectral(lambda x: spectral_map(x, jnp.ones_like), shape_scale="none")
+        >>> params = {"w": jnp.eye(2)}
+        >>> updates, state = tx.update({"w": jnp.diag(jnp.array([3.0, -1e-3]))}, tx.init(params))
+        >>> updates["w"]
+        Array([[ 1.,  0.],
+               [ 0., -1.]], dtype=float32)
+    """
+    if not isinstance(beta, jax.core.Tracer) and not 0 <= beta < 1:
+        raise ValueError(f"beta is {beta}; expected 0 <= beta < 1")
+    impl = None if key is None else _key_impl(key)
+    apply_map = matrix_function(map_fn, normalizer(normalize), mesh, axis)
+    factor = shape_factor(shape_scale)
+
+    def init(params):
+        check_dtypes(params)
+        tree_layouts(params, dimension_numbers)
+        mu = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_storage_dtype(p, mu_dtype)), params)
+        return SpectralState(jnp.zeros([], jnp.int32), mu, None if key is None else jax.random.key_data(key))
+
+    def update(updates, state, params=None):
+        del params
+        check_dtypes(updates)
+        layouts = tree_layouts(updates, dimension_numbers)
+        gradients, treedef = jax.tree.flatten(updates)
+        old = treedef.flatten_up_to(state.mu)
+        step = optax.safe_increment(state.count)
+        moments = [_moment(g, m, beta) for g, m in zip(gradients, old, strict=True)]
+        hats = [
+            _look_ahead(g, m, beta, step, nesterov, bias_correction) for g, m in zip(gradients, moments, strict=True)
+        ]
+        keys = None
+        if key is not None:
+            step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl=impl), state.count)
+            keys = [_leaf_keys(step_key, number, layout) for number, layout in enumerate(layouts)]
+        mapped = map_leaves(apply_map, hats, layouts, factor=factor, keys=keys)
+        mapped = [y.astype(g.dtype) for y, g in zip(mapped, gradients, strict=True)]
+        moments = [m.astype(previous.dtype) for m, previous in zip(moments, old, strict=True)]
+        return treedef.unflatten(mapped), SpectralState(step, treedef.unflatten(moments), state.key)
+
+    return optax.GradientTransformation(init, update)
+
+
+def map_leaves(
+    function: MapFn,
+    leaves: Sequence[Array],
+    layouts: Sequence[LeafLayout],
+    *,
+    factor: ShapeScale | None = None,
+    keys: Sequence[Sequence[Array]] | None = None,
+) -> list[Array]:
+    """Map every matrix of every leaf, all matrices of one shape and dtype in one call.
+
+    Args:
+        function: stacks of matrices ``(batch, m, n)``, and their keys if given, to the same shape.
+        leaves: the parameters.
+        layouts: where their matrices are.
+        factor: multiplier of the image as a function of (fan_in, fan_out).
+        keys: for every leaf, one batch of keys per piece of its layout.
+
+    Returns:
+        The mapped leaves; empty ones unchanged.
+
+    Raises:
+        ValueError: ``function`` changes the shape.
+    """
+    matrices = [layout.split(x) for layout, x in zip(layouts, leaves, strict=True)]
+    for members in buckets(matrices):
+        arguments = [_stack([matrices[leaf][piece] for leaf, piece in members])]
+        if keys is not None:
+            arguments.append(_stack([keys[leaf][piece] for leaf, piece in members]))
+        images, start = _call(function, arguments, [layouts[leaf].path for leaf, _ in members]), 0
+        for leaf, number in members:
+            piece = layouts[leaf].pieces[number]
+            image = images if len(members) == 1 else images[start : start + piece.batch]
+            start += piece.batch
+            matrices[leaf][number] = image if factor is None else image * factor(piece.fan_in, piece.fan_out)
+    return [layout.join(y, jnp.shape(x)) for layout, y, x in zip(layouts, matrices, leaves, strict=True)]
+
+
+def matrix_function(map_fn: MapFn, normalize: Normalizer, mesh: Mesh | None = None, axis: str | None = None) -> MapFn:
+    """``map_fn`` followed by ``normalize``, with its stack divided over a mesh axis where one is given.
+
+    Raises:
+        ValueError: only one of ``mesh`` and ``axis``, or an axis that the mesh does not have.
+    """
+    if (mesh is None) != (axis is None):
+        raise ValueError(f"mesh is {mesh} and axis is {axis!r}; expected both or neither")
+
+    def apply(x, *keys):
+        return normalize(x, map_fn(x, *keys))
+
+    if mesh is None:
+        return apply
+    if axis not in mesh.axis_names:
+        raise ValueError(f"axis is {axis!r}; the mesh has {mesh.axis_names}")
+
+    def divided(x, *keys):
+        batch = len(x)
+        padded = batch + -batch % mesh.shape[axis]
+        x = jnp.pad(x, ((0, padded - batch), (0, 0), (0, 0)))
+        keys = [k[jnp.arange(padded) % batch] for k in keys]
+        # Loops inside map_fn start from constants, which the check of varying axes would refuse.
+        run = jax.shard_map(
+            apply,
+            mesh=mesh,
+            in_specs=PartitionSpec(axis),
+            out_specs=PartitionSpec(axis),
+            axis_names={axis},
+            check_vma=False,
+        )
+        return run(x, *keys)[:batch]
+
+    return divided
+
+
+def _moment(gradient, moment, beta):
+    dtype = compute_dtype(gradient, allow_complex=True)
+    real = jnp.finfo(dtype).dtype
+    return jnp.asarray(beta, real) * moment.astype(dtype) + jnp.asarray(1 - beta, real) * gradient.astype(dtype)
+
+
+def _look_ahead(gradient, moment, beta, step, nesterov, bias_correction):
+    real = jnp.finfo(moment.dtype).dtype
+    decay, gain = jnp.asarray(beta, real), jnp.asarray(1 - beta, real)
+
+    def corrected(x, t):
+        return x / (1 - decay ** t.astype(real)) if bias_correction else x
+
+    if not nesterov:
+        return corrected(moment, step)
+    gradient = gradient.astype(moment.dtype)
+    return decay * corrected(moment, step + 1) + gain * corrected(gradient, step)
+
+
+def _call(function, arguments, paths):
+    try:
+        images = function(*arguments)
+    except (TypeError, ValueError) as error:
+        error.add_note(f"while mapping the matrices of {', '.join(paths)}")
+        raise
+    if images.shape != arguments[0].shape:
+        raise ValueError(f"map_fn turned shape {arguments[0].shape} into {images.shape}; expected the same shape")
+    return images
+
+
+def _stack(batches):
+    return batches[0] if len(batches) == 1 else jnp.concatenate(batches)
+
+
+def _leaf_keys(step_key, number, layout):
+    keys = jax.random.split(jax.random.fold_in(step_key, number), sum(piece.batch for piece in layout.pieces))
+    stops = list(itertools.accumulate(piece.batch for piece in layout.pieces))
+    return [keys[stop - piece.batch : stop] for piece, stop in zip(layout.pieces, stops, strict=True)]
+
+
+def _storage_dtype(x, mu_dtype):
+    # A real momentum dtype would drop the imaginary part.
+    return x.dtype if mu_dtype is None or jnp.iscomplexobj(x) else mu_dtype
+
+
+def _key_impl(key):
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
+        raise TypeError(f"key is {key!r}; expected one typed key, for example jax.random.key(0)")
+    return jax.random.key_impl(key)
