@@ -139,7 +139,7 @@ def _measure(chosen: Rows, rounds: int, console: Console) -> list[dict[str, Any]
         for name, build in chosen.items():
             with live.stage(name, total=rounds):
                 row = build()
-                rows.append(record.row_record(name, row, timing.measure(row, rounds, live)))
+                rows.append(record.row_record(name, row, timing.measure(row, rounds, after_round=live.advance)))
     return rows
 
 

@@ -85,7 +85,7 @@ def halrtc(
         rho: First penalty.
         growth: Factor of the penalty per iteration; 1: fixed, which converges to the optimum.
         iterations: Iterations at most.
-        tol: Stop at ``||X+ - X|| <= tol ||P(T)||``.
+        tol: Stop at ``||X+ - X|| < tol ||P(T)||``.
 
     Returns:
         The completed tensor and the iterations used.
@@ -109,7 +109,7 @@ def halrtc(
             dual += np.moveaxis(step, mode, 0)
             dual /= growth
         rho *= growth
-        if np.linalg.norm(step) <= tol * size:
+        if np.linalg.norm(step) < tol * size:
             return Completion(x, iteration)
     return Completion(x, iterations)
 

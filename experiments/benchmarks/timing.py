@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from experiments.benchmarks.frame import Contestant, Row
-from experiments.runner.contract import Progress
 
 LEAST_SECONDS = 0.05  # a sample repeats a quicker call until it lasts about this long
 MOST_REPEATS = 100
@@ -47,8 +46,8 @@ class _Prepared(NamedTuple):
 def measure(
     row: Row,
     rounds: int,
-    progress: Progress,
     *,
+    after_round: Callable[[], None] = lambda: None,
     least_seconds: float = LEAST_SECONDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
@@ -57,7 +56,7 @@ def measure(
     Args:
         row: The comparison.
         rounds: Number of rounds.
-        progress: Moves on by one step a round.
+        after_round: Called after each round, outside the timed calls.
         least_seconds: Length of a sample, seconds; a call that is quicker is repeated.
         clock: Returns seconds.
 
@@ -73,7 +72,7 @@ def measure(
     for _ in range(rounds):
         for name, one in row.contestants.items():
             samples[name].append(_sample(one, prepared[name].repeats, clock))
-        progress.advance()
+        after_round()
     return {
         name: Timing(
             np.asarray(samples[name]) / ready.work,

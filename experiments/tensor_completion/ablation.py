@@ -225,7 +225,7 @@ def claims(result: Result) -> list[Claim]:
             ratio,
             0.9,
             quantity="iterations, 1.6 / 1",
-            known_not_to_hold="on exactly recoverable data adaptivity has already taken what over-relaxation could save",
+            known_not_to_hold="on exactly recoverable data adaptivity has already taken what it could save",
         )
     )
     return rows
@@ -236,7 +236,7 @@ def figures(result: Result) -> dict[str, Figure]:
     figure, axes = subplots(1, len(result.policies))
     for q, policy in enumerate(result.policies):
         axis = axes[0, q]
-        for k, kappa in enumerate(result.kappas):
+        for k in range(len(result.kappas)):
             for r, scale in enumerate(result.rho_scales):
                 label = f"rho0 x {scale:g}" if k == 0 else None
                 axis.semilogy(

@@ -73,55 +73,48 @@ def iterate_gram(
     precision: lax.Precision,
     restart: int | None = None,
 ) -> Inexact[Array, "*batch m n"]:
-    """The same combination as `iterate` from m x m products, applied to ``y`` once.
+    """The combination of `iterate` (without products in the basis) from m x m products, applied to ``y`` once.
 
     Args:
         y: wide matrices with singular values in [0, 1].
         gram: ``y y^H``.
         schedule: K quintics.
-        alpha: None, K + 1 weights, or 2 K + 1 of them.
+        alpha: None or K + 1 weights.
         precision: of the products.
         restart: number of steps after which ``Q y`` and its Gram matrix are formed afresh; None for never.
 
     Returns:
         The combination.
     """
-    if restart is None or not 0 < restart < len(schedule):
-        total, _ = _gram_steps(gram, schedule, _weights(alpha, len(schedule)), precision, last=True)
-        return matmul(total, y, precision)
     steps = len(schedule)
-    weights = _weights(alpha, steps)
-    head = [*weights[:restart], 0.0, *weights[steps + 1 : steps + 1 + restart]]
-    tail = [*weights[restart : steps + 1], *weights[steps + 1 + restart :]]
-    total, q = _gram_steps(gram, schedule[:restart], head, precision, last=True)
+    weights = [*[0.0] * steps, 1.0] if alpha is None else list(alpha)
+    if restart is None or not 0 < restart < steps:
+        return matmul(_gram_steps(gram, schedule, weights, precision)[0], y, precision)
+    total, q = _gram_steps(gram, schedule[:restart], [*weights[:restart], 0.0], precision)
     middle = matmul(q, y, precision)
     fresh = matmul(middle, conjugate_transpose(middle), precision)
-    rest, _ = _gram_steps(fresh, schedule[restart:], tail, precision, last=True)
-    out = matmul(rest, middle, precision)
+    out = matmul(_gram_steps(fresh, schedule[restart:], weights[restart:], precision)[0], middle, precision)
     return out if total is None else out + matmul(total, y, precision)
 
 
-def _weights(alpha, steps):
-    return [*[0.0] * steps, 1.0] if alpha is None else list(alpha)
+def _gram_steps(gram, schedule, alpha, precision):
+    """``(sum alpha_k Q_k, Q_K)`` with ``X_k = Q_k X_0``: ``Z = a I + b R + c R^2``, ``Q <- Z Q``, ``R <- Z R Z``.
 
-
-def _gram_steps(gram, schedule, alpha, precision, last):
-    """``(sum alpha_k Q_k, Q_K)`` with ``X_k = Q_k X_0``; ``alpha`` as in `iterate`."""
-    steps = len(schedule)
-    products = len(alpha) > steps + 1
+    ``R = Q A_0 Q`` would be one product cheaper with ``A_k X_k`` in the basis, but it feeds the rounding of ``A_0`` back
+    with the weight ``kappa^2`` in every step and diverges from kappa = 1e3 on; the update by ``Z`` does not.
+    """
     eye = jnp.eye(gram.shape[-1], dtype=gram.dtype)
-    total = _Total(alpha, steps)
+    total = _Total(alpha, len(schedule))
     total.add(0, eye)
     q, r = None, gram
     for k, (a, b, c) in enumerate(schedule):
-        once = r if q is None else matmul(r, q, precision)
-        twice = matmul(r, once, precision)
-        if products:
-            total.add(steps + 1 + k, once)
-        q = a * (eye if q is None else q) + b * once + c * twice
-        q = (q + conjugate_transpose(q)) / 2
+        z = a * eye + b * r + c * matmul(r, r, precision)
+        q = z if q is None else _hermitian(matmul(z, q, precision))
         total.add(k + 1, q)
-        if k + 1 < steps:
-            r = matmul(q, matmul(gram, q, precision), precision)
-            r = (r + conjugate_transpose(r)) / 2
+        if k + 1 < len(schedule):
+            r = _hermitian(matmul(matmul(z, r, precision), z, precision))
     return total.value, q
+
+
+def _hermitian(x):
+    return (x + conjugate_transpose(x)) / 2

@@ -119,16 +119,16 @@ def _root(value):
     return jnp.where(value > 0, jnp.sqrt(jnp.where(value > 0, value, 1)), value)
 
 
-def restore(out: Inexact[Array, "*batch m n"], scaled: Scaled, degree: float) -> Inexact[Array, "*batch m n"]:
+def restore(out: Inexact[Array, "*batch m n"], scaled: Scaled, degree: ArrayLike) -> Inexact[Array, "*batch m n"]:
     """Undo the scale for a map of homogeneity ``degree`` and the transposition."""
-    if degree:
-        out = out * (raised(scaled.power, degree) * raised(scaled.rest, degree))
+    if not (isinstance(degree, float) and degree == 0):
+        # Two factors: their product could overflow where the result does not.
+        out = out * _raised(scaled.power, degree) * _raised(scaled.rest, degree)
     return conjugate_transpose(out) if scaled.tall else out
 
 
-def raised(base: Float[Array, "..."], degree: float) -> Float[Array, "..."]:
-    """``base ** degree``, with plain products for the integers -1 and 1."""
-    if degree in (1, -1):
+def _raised(base, degree):
+    if isinstance(degree, float) and degree in (1, -1):
         return base if degree == 1 else 1 / base
     return base**degree
 

@@ -71,27 +71,27 @@ def spectral_map(
         Array([[9., 0.],
                [0., 4.]], dtype=float32)
     """
+    dtype = _checked_dtype(x, engine)
+    values_dtype = jnp.finfo(dtype).dtype
+    nothing = jnp.zeros((*x.shape[:-2], min(x.shape[-2:])), values_dtype)
+    if x.size == 0:
+        return (x, nothing) if return_values else x
+    rcond = max(x.shape[-2:]) * float(jnp.finfo(dtype).eps) if rcond is None else rcond
+    if engine == "auto" and floor is None:
+        engine = "svd"
+    limit = jnp.inf if floor is None else lax.stop_gradient(floor)
+    limit = jnp.broadcast_to(jnp.asarray(limit, values_dtype), x.shape[:-2])
+    converted, constants = jax.closure_convert(lambda s: f(s).astype(values_dtype), nothing)
+    out, values = _mapped(converted, engine, rcond, x.astype(dtype), limit, *constants)
+    return (out.astype(x.dtype), values) if return_values else out.astype(x.dtype)
+
+
+def _checked_dtype(x, engine):
     if engine not in _ENGINES:
         raise ValueError(f"engine is {engine!r}; expected one of {_ENGINES}")
-    dtype = compute_dtype(x, allow_complex=True)
     if jnp.ndim(x) < 2:
         raise ValueError(f"x has shape {jnp.shape(x)}; expected matrices, (*batch, m, n)")
-    batch, rank = x.shape[:-2], min(x.shape[-2:])
-    values_dtype = jnp.finfo(dtype).dtype
-    if x.size == 0:
-        return (x, jnp.zeros((*batch, rank), values_dtype)) if return_values else x
-    if rcond is None:
-        rcond = max(x.shape[-2:]) * float(jnp.finfo(dtype).eps)
-    if engine == "auto":
-        engine = "svd" if floor is None else "auto"
-    limit = jnp.inf if floor is None else lax.stop_gradient(jnp.asarray(floor, values_dtype))
-    limit = jnp.broadcast_to(jnp.asarray(limit, values_dtype), batch)
-    converted, constants = jax.closure_convert(
-        lambda s: f(s).astype(values_dtype), jnp.zeros((*batch, rank), values_dtype)
-    )
-    out, values = _mapped(converted, engine, rcond, x.astype(dtype), limit, *constants)
-    out = out.astype(x.dtype)
-    return (out, values) if return_values else out
+    return compute_dtype(x, allow_complex=True)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))

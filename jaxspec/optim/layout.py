@@ -141,13 +141,9 @@ class LeafLayout:
         """Batches of matrices ``(batch, m, n)``, ``m <= n``, one per piece."""
         return [_to_matrices(x, self.axis, piece, whole=len(self.pieces) == 1) for piece in self.pieces]
 
-    def join(
-        self, matrices: Sequence[Inexact[Array, "batch m n"]], shape: tuple[int, ...]
-    ) -> Inexact[Array, "..."]:
+    def join(self, matrices: Sequence[Inexact[Array, "batch m n"]], shape: tuple[int, ...]) -> Inexact[Array, "..."]:
         """The parameter of the given shape whose `split` is ``matrices``."""
-        blocks = [
-            _from_matrices(y, self.axis, piece, shape) for y, piece in zip(matrices, self.pieces, strict=True)
-        ]
+        blocks = [_from_matrices(y, self.axis, piece, shape) for y, piece in zip(matrices, self.pieces, strict=True)]
         return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=self.axis)
 
     @property
@@ -254,6 +250,11 @@ def buckets(
             if matrices.size:
                 groups.setdefault((matrices.shape[1:], matrices.dtype), []).append((leaf, number))
     return list(groups.values())
+
+
+def stack(batches: Sequence[Array]) -> Array:
+    """Concatenate along the batch axis, without a copy where there is one batch."""
+    return batches[0] if len(batches) == 1 else jnp.concatenate(batches)
 
 
 def check_dtypes(tree: PyTree) -> None:

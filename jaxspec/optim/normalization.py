@@ -96,7 +96,9 @@ class Dual:
         if not isinstance(self.q, jax.core.Tracer) and not self.q > 0:
             raise ValueError(f"q is {self.q}; the dual normalisation needs q > 0 (c < 1)")
 
-    def __call__(self, x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]) -> Inexact[Array, "*batch m n"]:
+    def __call__(
+        self, x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]
+    ) -> Inexact[Array, "*batch m n"]:
         """Rescale ``y``, the image of ``x``."""
         (scaled_x, a), (scaled_y, b) = _scaled(x), _scaled(y)
         inner = _inner(scaled_x, scaled_y)

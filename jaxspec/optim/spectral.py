@@ -11,12 +11,12 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Int, PyTree, UInt32
 
 from jaxspec.linalg.scaling import compute_dtype
-from jaxspec.optim.layout import DimsTree, LeafLayout, buckets, check_dtypes, tree_layouts
+from jaxspec.optim.layout import DimsTree, LeafLayout, buckets, check_dtypes, stack, tree_layouts
 from jaxspec.optim.normalization import Normalizer, ShapeScale, normalizer, shape_factor
 
 MapFn = Callable[..., Array]
@@ -158,11 +158,25 @@ def map_leaves(
     Raises:
         ValueError: ``function`` changes the shape.
     """
+    meshes = [jax.typeof(x).sharding for x in leaves]
+    explicit = [placed.mesh for placed in meshes if placed.mesh.explicit_axes]
+    if not explicit:
+        return _map_buckets(function, leaves, layouts, factor, keys)
+    # Axes in the type of an array would forbid to stack leaves that lie differently: hand them to the compiler, and
+    # put every update where its gradient lies.
+    out = [placed if placed.mesh.explicit_axes else NamedSharding(explicit[0], PartitionSpec()) for placed in meshes]
+    run = jax.sharding.auto_axes(
+        lambda *leaves: tuple(_map_buckets(function, leaves, layouts, factor, keys)), out_sharding=tuple(out)
+    )
+    return list(run(*leaves))
+
+
+def _map_buckets(function, leaves, layouts, factor, keys):
     matrices = [layout.split(x) for layout, x in zip(layouts, leaves, strict=True)]
     for members in buckets(matrices):
-        arguments = [_stack([matrices[leaf][piece] for leaf, piece in members])]
+        arguments = [stack([matrices[leaf][piece] for leaf, piece in members])]
         if keys is not None:
-            arguments.append(_stack([keys[leaf][piece] for leaf, piece in members]))
+            arguments.append(stack([keys[leaf][piece] for leaf, piece in members]))
         images, start = _call(function, arguments, [layouts[leaf].path for leaf, _ in members]), 0
         for leaf, number in members:
             piece = layouts[leaf].pieces[number]
@@ -188,6 +202,8 @@ def matrix_function(map_fn: MapFn, normalize: Normalizer, mesh: Mesh | None = No
         return apply
     if axis not in mesh.axis_names:
         raise ValueError(f"axis is {axis!r}; the mesh has {mesh.axis_names}")
+
+    mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
     def divided(x, *keys):
         batch = len(x)
@@ -236,10 +252,6 @@ def _call(function, arguments, paths):
     if images.shape != arguments[0].shape:
         raise ValueError(f"map_fn turned shape {arguments[0].shape} into {images.shape}; expected the same shape")
     return images
-
-
-def _stack(batches):
-    return batches[0] if len(batches) == 1 else jnp.concatenate(batches)
 
 
 def _leaf_keys(step_key, number, layout):

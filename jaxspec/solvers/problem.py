@@ -142,8 +142,9 @@ class DataTerm(eqx.Module):
             ridge.
         """
         target = jnp.where(weight > 0, target, 0)
+        ridge = jnp.asarray(ridge, target.dtype)
         box = _box(lower, upper, target.dtype)
-        return DataTerm(_quadratic_prox, _quadratic_value, _quadratic_dual, (target, weight, jnp.asarray(ridge, target.dtype), box))
+        return DataTerm(_quadratic_prox, _quadratic_value, _quadratic_dual, (target, weight, ridge, box))
 
 
 Box = tuple[Array, Array] | None

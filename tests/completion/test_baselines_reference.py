@@ -213,7 +213,7 @@ def test_mixture_is_the_published_iteration(problem):
 
 def test_tmac_finds_data_of_its_ranks_from_a_random_start(problem):
     tensor, mask = problem
-    result = tmac(tensor, mask, (2, 2, 2), tol=1e-9, max_iter=3000)
+    result = tmac(tensor, mask, (2, 2, 2), weights=(1, 1, 1), tol=1e-9, max_iter=3000)
     assert bool(result.info.converged)
     assert float(result.info.primal_residual) < 1e-6
     assert result.duals == ()

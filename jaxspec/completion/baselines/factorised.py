@@ -152,7 +152,7 @@ def mixture_nn_mf(
     Example:
         >>> import jax.numpy as jnp
         >>> truth = jnp.outer(jnp.arange(1.0, 5.0), jnp.arange(1.0, 4.0))
-        >>> result = mixture_nn_mf(truth, jnp.ones((4, 3), bool).at[2, 1].set(False), (1, 1), (0,))
+        >>> result = mixture_nn_mf(truth, jnp.ones((4, 3), bool).at[2, 1].set(False), (1, 1), (0,), gamma=10.0)
         >>> bool(jnp.abs(result.tensor - truth).max() < 0.1)
         True
     """

@@ -64,14 +64,15 @@ def _quintic(low: float, high: float) -> Triple:
     return float(a), float(b), float(c)
 
 
-def ns_schedule(l: float, steps: int, *, dtype: str = "float32") -> Schedule:  # noqa: E741
+def ns_schedule(l: float, steps: int, *, margin: float = 0.0, cushion: float | None = None) -> Schedule:  # noqa: E741
     r"""``steps`` quintics, each optimal on the interval the previous ones leave: ``l <- p(l)``, ``u <- 2 - p(l)``.
 
     Args:
         l: smallest singular value that must reach 1, as a fraction of the largest; in (0, 1].
         steps: number of quintics, >= 1.
-        dtype: "bfloat16" widens each interval by 1 % against rounding (all steps but the last) and never below
-            ``u / 40``, as the authors advise.
+        margin: divide the argument of all steps but the last by ``1 + margin``, against rounding at the upper end,
+            beyond which the quintics grow fast; 0.01 for bfloat16.
+        cushion: never design a step for less than ``u / cushion``; 40 for bfloat16, None for no such bound.
 
     Returns:
         ``((a, b, c), ...)``, for the argument ``schedule`` of `jaxspec.linalg.polar`. `ns_error` is its error.
@@ -86,16 +87,17 @@ def ns_schedule(l: float, steps: int, *, dtype: str = "float32") -> Schedule:  #
         >>> len(ns_schedule(1e-3, 6))
         6
     """
-    return _schedule(inside("l", l, 0, 1, high_open=False), count("steps", steps), dtype)[0]
+    return _schedule(inside("l", l, 0, 1, high_open=False), count("steps", steps), float(margin), cushion)[0]
 
 
-def ns_error(l: float, steps: int, *, dtype: str = "float32") -> float:  # noqa: E741
+def ns_error(l: float, steps: int, *, margin: float = 0.0, cushion: float | None = None) -> float:  # noqa: E741
     """Largest ``|1 - p_K(...p_1(x))|`` on ``[l, 1]`` of `ns_schedule`, in exact arithmetic.
 
     Args:
         l: as in `ns_schedule`.
         steps: as in `ns_schedule`.
-        dtype: as in `ns_schedule`.
+        margin: as in `ns_schedule`.
+        cushion: as in `ns_schedule`.
 
     Returns:
         The error; 1e-3 means singular values in ``[0.999, 1.001]``.
@@ -104,16 +106,16 @@ def ns_error(l: float, steps: int, *, dtype: str = "float32") -> float:  # noqa:
         >>> ns_error(1e-2, 4)
         0.013
     """
-    return _schedule(inside("l", l, 0, 1, high_open=False), count("steps", steps), dtype)[1]
+    return _schedule(inside("l", l, 0, 1, high_open=False), count("steps", steps), float(margin), cushion)[1]
 
 
 @functools.lru_cache(maxsize=512)
-def _schedule(low: float, steps: int, dtype: str) -> tuple[Schedule, float]:
-    bf16, high, out = dtype == "bfloat16", 1.0, []
+def _schedule(low: float, steps: int, margin: float, cushion: float | None) -> tuple[Schedule, float]:
+    high, out = 1.0, []
     for step in range(steps):
-        triple = _quintic(max(low, high / 40) if bf16 else low, high)
-        if bf16 and step < steps - 1:
-            triple = tuple(k / 1.01 ** (2 * i + 1) for i, k in enumerate(triple))
+        triple = _quintic(low if cushion is None else max(low, high / cushion), high)
+        if margin and step < steps - 1:
+            triple = tuple(k / (1 + margin) ** (2 * i + 1) for i, k in enumerate(triple))
         out.append(triple)
         low, high = image(triple, low, high)
     return tuple(out), max(high - 1, 1 - low)

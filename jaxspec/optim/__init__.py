@@ -1,0 +1,26 @@
+"""Optimisers that act on the singular values of gradients, as optax transformations."""
+
+from jaxspec.optim.freon import freon, scale_by_freon
+from jaxspec.optim.kaon import kaon, scale_by_kaon
+from jaxspec.optim.layout import MatrixDims, qkv_dims
+from jaxspec.optim.muon import from_optax_muon_state, muon, scale_by_muon
+from jaxspec.optim.partition import matrix_partition, with_adam
+from jaxspec.optim.spectral import SpectralState, scale_by_spectral
+from jaxspec.optim.truncated import truncated_sgd
+
+__all__ = [
+    "MatrixDims",
+    "SpectralState",
+    "freon",
+    "from_optax_muon_state",
+    "kaon",
+    "matrix_partition",
+    "muon",
+    "qkv_dims",
+    "scale_by_freon",
+    "scale_by_kaon",
+    "scale_by_muon",
+    "scale_by_spectral",
+    "truncated_sgd",
+    "with_adam",
+]

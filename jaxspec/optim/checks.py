@@ -1,0 +1,34 @@
+"""Checks of hyper-parameters when an optimiser is built."""
+
+import math
+from typing import Any
+
+import jax
+
+
+def checked_number(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False):
+    """``value`` as a Python float, checked against ``[low, high]``; a traced value is returned as it is.
+
+    Args:
+        name: the argument's name, for the message.
+        value: a number, or an array that holds one.
+        low: lower bound.
+        high: upper bound.
+        open_low: whether ``low`` itself is refused.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: not finite, or out of bounds.
+
+    Example:
+        >>> checked_number("tol", 0.1, low=0.0)
+        0.1
+    """
+    if isinstance(value, jax.core.Tracer):
+        return value
+    number = float(value)
+    if not math.isfinite(number) or not low <= number <= high or (open_low and number == low):
+        raise ValueError(f"{name} is {number}; expected a number in {'(' if open_low else '['}{low}, {high}]")
+    return number

@@ -1,0 +1,84 @@
+"""Resuming a completion: bit for bit the one that was never interrupted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxspec.completion import complete_tensor
+from jaxspec.solvers import Gap, Residual
+
+ENDLESS = Residual(0.0, patience=None)
+
+
+@pytest.fixture
+def complete(x64, cases, chosen_policy):
+    """``complete(init, max_iter=13, ...)`` of case B or, with lam, its noisy form."""
+    case = cases["B"]
+
+    def run(init=None, policy="displacement", **options):
+        options = {"penalty": chosen_policy(policy), "stop": ENDLESS, "max_iter": 13, "svt": "gram", **options}
+        return complete_tensor(case.tensor, case.mask, weights=case.weights, init=init, **options)
+
+    return run
+
+
+def assert_same_bits(a, b):
+    drop = lambda result: (result.tensor, result.duals, result.rho, result.info, result.scale, result.state)  # noqa: E731
+    for (path, x), y in zip(jax.tree.leaves_with_path(drop(a)), jax.tree.leaves(drop(b)), strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize(
+    "policy", ["displacement", "displacement_per_block", "relative_residual", "residual", "norm_ratio", "spectral", "fixed"]
+)
+def test_two_runs_are_one_run_for_every_policy(complete, policy):
+    # 13 is no multiple of a window, so that the policy's memory is needed.
+    pieces = complete(complete(policy=policy), policy=policy)
+    assert_same_bits(pieces, complete(policy=policy, max_iter=26))
+    assert int(pieces.info.iterations) == 26
+
+
+def test_two_noisy_runs_with_rare_gap_checks_are_one_run(complete):
+    options = {"lam": 0.1, "check_every": 5, "stop": Gap(1e-4)}
+    whole = complete(max_iter=100, **options)
+    assert bool(whole.info.converged)
+    pieces = complete(complete(max_iter=20, **options), max_iter=100, **options)
+    assert_same_bits(pieces, whole)
+
+
+def test_converged_completion_stops_at_once_and_goes_on_for_a_tighter_tolerance(complete):
+    rough = complete(stop=Residual(1e-3), max_iter=500)
+    assert bool(rough.info.converged)
+    assert_same_bits(complete(rough, stop=Residual(1e-3), max_iter=500), rough)
+    fine = complete(rough, stop=Residual(1e-8), max_iter=500)
+    assert int(fine.info.iterations) > int(rough.info.iterations)
+    assert_same_bits(fine, complete(stop=Residual(1e-8), max_iter=500))
+
+
+def test_history_of_a_resumed_completion_is_the_rest(complete):
+    whole = complete(max_iter=26).history.trim()
+    rest = complete(complete()).history.trim()
+    for name, values in rest.items():
+        np.testing.assert_array_equal(values, whole[name][13:])
+
+
+def test_completion_of_half_precision_data_resumes_in_single_precision(cases):
+    case = cases["B"]
+    tensor = jnp.asarray(case.tensor, jnp.bfloat16)
+    options = {"stop": ENDLESS, "svt": "gram", "history": False}
+    whole = complete_tensor(tensor, case.mask, max_iter=8, **options)
+    first = complete_tensor(tensor, case.mask, max_iter=4, **options)
+    assert first.tensor.dtype == jnp.bfloat16
+    assert_same_bits(complete_tensor(tensor, case.mask, init=first, max_iter=4, **options), whole)
+
+
+def test_resuming_another_problem_is_refused_by_name(complete, cases):
+    first = complete()
+    case = cases["B"]
+    with pytest.raises(ValueError, match="init"):
+        complete_tensor(case.tensor[:3], case.mask[:3], init=first)
+    with pytest.raises(ValueError, match="init"):
+        complete_tensor(case.tensor, case.mask, init=first, regularizer="tt")
+    with pytest.raises(ValueError, match="init"):
+        complete_tensor(case.tensor.astype(np.float32), case.mask, init=first)
