@@ -11,6 +11,9 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.installed
 endif
 
+# LAPACK's threads and XLA's spin against each other on few cores; the benchmarks leave every library its own default.
+reproduce test: export OPENBLAS_NUM_THREADS ?= 1
+
 .DEFAULT_GOAL := help
 .PHONY: help reproduce test lint bench docs clean
 

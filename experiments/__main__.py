@@ -1,6 +1,10 @@
 """Entry point of ``python -m experiments``."""
 
+import os
 import sys
+
+# Before NumPy and JAX load their LAPACK: its threads and XLA's spin against each other on few cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def main() -> int:

@@ -11,6 +11,9 @@ from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Before NumPy and JAX load their LAPACK: its threads and XLA's spin against each other on few cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # Before the first import of the library, or its annotations go unchecked. The hook lives as long as the process.
 # The numeric tower lets an int stand for a float, as Python's own typing rules do and as callers do.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"

@@ -137,11 +137,11 @@ class LeafLayout:
     axis: int
     pieces: tuple[Piece, ...]
 
-    def split(self, x: Inexact[Array, "..."]) -> list[Inexact[Array, "batch m n"]]:
+    def split(self, x: Inexact[Array, "..."]) -> list[Inexact[Array, "_ _ _"]]:
         """Batches of matrices ``(batch, m, n)``, ``m <= n``, one per piece."""
         return [_to_matrices(x, self.axis, piece, whole=len(self.pieces) == 1) for piece in self.pieces]
 
-    def join(self, matrices: Sequence[Inexact[Array, "batch m n"]], shape: tuple[int, ...]) -> Inexact[Array, "..."]:
+    def join(self, matrices: Sequence[Inexact[Array, "_ _ _"]], shape: tuple[int, ...]) -> Inexact[Array, "..."]:
         """The parameter of the given shape whose `split` is ``matrices``."""
         blocks = [_from_matrices(y, self.axis, piece, shape) for y, piece in zip(matrices, self.pieces, strict=True)]
         return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=self.axis)
@@ -234,7 +234,7 @@ def leaves_with_dims(tree: PyTree, dimension_numbers: DimsTree = None) -> list[t
 
 
 def buckets(
-    pieces: Sequence[Sequence[Inexact[Array, "batch m n"]]],
+    pieces: Sequence[Sequence[Inexact[Array, "_ _ _"]]],
 ) -> list[list[tuple[int, int]]]:
     """Group non-empty batches of matrices by shape and dtype.
 

@@ -154,17 +154,14 @@ def map_leaves(
 
     Returns:
         The mapped leaves; empty ones unchanged.
-
-    Raises:
-        ValueError: ``function`` changes the shape.
     """
-    meshes = [jax.typeof(x).sharding for x in leaves]
-    explicit = [placed.mesh for placed in meshes if placed.mesh.explicit_axes]
+    placements = [jax.typeof(x).sharding for x in leaves]
+    explicit = [placed.mesh for placed in placements if placed.mesh.explicit_axes]
     if not explicit:
         return _map_buckets(function, leaves, layouts, factor, keys)
     # Axes in the type of an array would forbid to stack leaves that lie differently: hand them to the compiler, and
     # put every update where its gradient lies.
-    out = [placed if placed.mesh.explicit_axes else NamedSharding(explicit[0], PartitionSpec()) for placed in meshes]
+    out = [placed if placed.mesh.explicit_axes else NamedSharding(explicit[0], PartitionSpec()) for placed in placements]
     run = jax.sharding.auto_axes(
         lambda *leaves: tuple(_map_buckets(function, leaves, layouts, factor, keys)), out_sharding=tuple(out)
     )
@@ -190,13 +187,17 @@ def matrix_function(map_fn: MapFn, normalize: Normalizer, mesh: Mesh | None = No
     """``map_fn`` followed by ``normalize``, with its stack divided over a mesh axis where one is given.
 
     Raises:
-        ValueError: only one of ``mesh`` and ``axis``, or an axis that the mesh does not have.
+        ValueError: only one of ``mesh`` and ``axis``, or an axis that the mesh does not have; when called, a map that
+            changes the shape.
     """
     if (mesh is None) != (axis is None):
         raise ValueError(f"mesh is {mesh} and axis is {axis!r}; expected both or neither")
 
     def apply(x, *keys):
-        return normalize(x, map_fn(x, *keys))
+        y = map_fn(x, *keys)
+        if y.shape != x.shape:
+            raise ValueError(f"map_fn turned shape {x.shape} into {y.shape}; expected the same shape")
+        return normalize(x, y)
 
     if mesh is None:
         return apply
@@ -245,13 +246,10 @@ def _look_ahead(gradient, moment, beta, step, nesterov, bias_correction):
 
 def _call(function, arguments, paths):
     try:
-        images = function(*arguments)
+        return function(*arguments)
     except (TypeError, ValueError) as error:
         error.add_note(f"while mapping the matrices of {', '.join(paths)}")
         raise
-    if images.shape != arguments[0].shape:
-        raise ValueError(f"map_fn turned shape {arguments[0].shape} into {images.shape}; expected the same shape")
-    return images
 
 
 def _leaf_keys(step_key, number, layout):
