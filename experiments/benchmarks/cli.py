@@ -20,7 +20,7 @@ from experiments.runner.contract import RunnerError
 PROGRAM = "python -m experiments.benchmarks"
 INSTALL_HINT = "pip install 'jaxspec-lab[bench]'"
 OK, BAD_USE, INTERRUPTED = 0, 2, 130
-LOG_WIDTH = 160  # columns of a table in a log file, where there is no terminal to ask
+LOG_WIDTH = 200  # columns of a table in a log file, where there is no terminal to ask
 
 Rows = dict[str, Callable[[], Row]]
 

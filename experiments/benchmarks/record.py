@@ -34,6 +34,7 @@ def environment() -> dict[str, Any]:
     pools = threadpoolctl.threadpool_info()
     blas = [{field: pool.get(field) for field in BLAS_FIELDS} for pool in pools if pool["user_api"] == "blas"]
     cached = bool(jax.config.jax_compilation_cache_dir)
+    blas.sort(key=str)  # they come in the order of loading
     return found | {"processor": processor(), "blas": blas, "persistent_compilation_cache": cached}
 
 

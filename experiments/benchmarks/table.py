@@ -18,7 +18,7 @@ def terminal(rows: list[dict[str, Any]]) -> Table:
     """The table that is printed."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for column in COLUMNS:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("benchmark", "who"))
     for row in rows:
         for cells in _lines(row):
             missed = "missed" in cells[-1]
@@ -76,7 +76,7 @@ def _environment_lines(environment: dict[str, Any]) -> list[str]:
     device = environment["device"]
     accelerator = "" if device["backend"] == "cpu" else f"; ours on {device['count']} × {device['kind']}"
     blas = "; ".join(
-        f"{pool['internal_api']} {pool['version']} ({pool['architecture']}, {pool['num_threads']} threads)"
+        f"{pool['internal_api']} {pool['version']} ({pool['architecture']}, threads: {pool['num_threads']})"
         for pool in environment["blas"]
     )
     return [

@@ -6,6 +6,7 @@ threshold everything to zero and a truncated product has nothing to multiply.
 
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from jaxspec.completion import TensorCompletion, complete_tensor
 SAMPLING = 0.3
 ITERATIONS = 80
 LAPACK_ITERATIONS = 8  # the cost of an iteration hardly changes, and these are slow
-BATCH, BATCH_SIDE, BATCH_RANK, BATCH_SAMPLING = 16, 15, 2, 0.5
+BATCH, BATCH_SIDE, BATCH_RANK, BATCH_SAMPLING = 16, 15, 2, 0.7
 
 
 def iteration_row(shape: tuple[int, int, int]) -> Row:
@@ -74,28 +75,34 @@ def solve_row() -> Row:
 
 
 def batch_row() -> Row:
-    """Many small problems in one vmapped call, against a loop of single calls."""
+    """Many small problems in one vmapped call, against a loop of single calls.
+
+    Enough is observed for every one of them to converge: one that does not would be all that a batch measures.
+    """
     keys = jax.random.split(jax.random.key(0), BATCH)
     shape, ranks = (BATCH_SIDE,) * 3, (BATCH_RANK,) * 3
     problems = jax.vmap(lambda key: tucker(key, shape, ranks, BATCH_SAMPLING))(keys)
-    singles = [jax.tree.map(lambda batch: batch[index], problems) for index in range(BATCH)]  # noqa: B023
+    singles = _entries(problems)
     truth = np.asarray(problems.truth)
 
     def solve(data: jax.Array, mask: jax.Array) -> TensorCompletion:
         return complete_tensor(data, mask, tol=1e-5, history=False)
 
-    def worst(tensors: Any) -> dict[str, float]:
-        return {"largest NMSE": max(_nmse(x, true) for x, true in zip(tensors, truth, strict=True))}
+    def quality(results: list[TensorCompletion]) -> dict[str, float]:
+        return {
+            "largest NMSE": max(_nmse(one.tensor, true) for one, true in zip(results, truth, strict=True)),
+            "most iterations": max(int(one.info.iterations) for one in results),
+        }
 
     ours = Contestant(
         partial(jax.jit(jax.vmap(solve)), problems.data, problems.mask),
         "jit(vmap(complete_tensor)), default policy, tol 1e-5; all wait for the slowest",
-        quality=lambda result: worst(result.tensor),
+        quality=lambda batch: quality(_entries(batch)),
     )
     loop = Contestant(
         lambda: [jax.block_until_ready(solve(single.data, single.mask)) for single in singles],
         "the same calls one after the other, compiled before",
-        quality=lambda results: worst([result.tensor for result in results]),
+        quality=quality,
     )
     measured = (
         f"{BATCH} completions of {BATCH_SIDE}×{BATCH_SIDE}×{BATCH_SIDE} float32, Tucker rank {ranks}, "
@@ -133,6 +140,10 @@ def _iteration_row(problem: Problem, data: str) -> Row:
     }
     measured = f"One iteration of tensor completion, {'×'.join(map(str, mask.shape))} float32, {data}"
     return Row(measured, ours, peers, "iteration", (at_most("numpy_gram", 0.5), faster("numpy_svd", 15)))
+
+
+def _entries(batch: Any) -> list[Any]:
+    return [jax.tree.map(itemgetter(index), batch) for index in range(BATCH)]
 
 
 def _nmse(x: Any, truth: np.ndarray) -> float:

@@ -57,6 +57,7 @@ class Result(NamedTuple):
         nmse: final error over all entries, shape (F, P, methods).
         psnr: the same in dB, shape (F, P, methods).
         iterations: done, shape (F, P, methods).
+        settled: iterations after which the error stays within 1% of its final value, shape (F, P, methods).
         best_nmse: least error of any iterate of ours, shape (F, P).
         range: least and largest pixel of the boxed completion, shape (F, P, 2).
         pictures: first photograph, lowest rate: truth, damaged, then the methods, shape (2 + methods, rows, columns,
@@ -68,6 +69,7 @@ class Result(NamedTuple):
     nmse: Any
     psnr: Any
     iterations: Any
+    settled: Any
     best_nmse: Any
     range: Any
     pictures: Any
@@ -77,7 +79,8 @@ def run(config: Config, progress: Progress) -> Result:
     """Completes every photograph at every rate by every method."""
     cells = (len(config.photographs), len(config.sampling))
     errors, ratios = np.zeros((*cells, len(METHODS))), np.zeros((*cells, len(METHODS)))
-    iterations, best, pixel_range = np.zeros((*cells, len(METHODS)), int), np.zeros(cells), np.zeros((*cells, 2))
+    iterations, settled = np.zeros((*cells, len(METHODS)), int), np.zeros((*cells, len(METHODS)), int)
+    best, pixel_range = np.zeros(cells), np.zeros((*cells, 2))
     pictures: list[np.ndarray] = []
     with jax.enable_x64(True), progress.stage("completions", total=int(np.prod(cells)) * len(METHODS)):
         for f, name in enumerate(config.photographs):
@@ -91,16 +94,19 @@ def run(config: Config, progress: Progress) -> Result:
                     result = _complete(config, method, problem)
                     errors[f, p, m] = nmse(result.tensor, truth)
                     ratios[f, p, m] = psnr(result.tensor, truth)
-                    iterations[f, p, m] = result.info.iterations
+                    curve = result.history.trim()["nmse"]
+                    iterations[f, p, m] = len(curve)
+                    settled[f, p, m] = 1 + np.flatnonzero(np.abs(curve / curve[-1] - 1) > 0.01).max(initial=-1)
                     if method == "this":
-                        best[f, p] = np.nanmin(result.history["nmse"])
+                        best[f, p] = curve.min()
                     if method == METHODS[1]:
                         pixel_range[f, p] = float(result.tensor.min()), float(result.tensor.max())
                     if first:
                         pictures.append(np.asarray(result.tensor))
                     progress.advance(message=f"{name}, p = {sampling:g}, {method}")
     names, rates = np.asarray(config.photographs), np.asarray(config.sampling)
-    return Result(names, rates, errors, ratios, iterations, best, pixel_range, np.stack(pictures).astype(np.float32))
+    pixels = np.stack(pictures).astype(np.float32)
+    return Result(names, rates, errors, ratios, iterations, settled, best, pixel_range, pixels)
 
 
 def _complete(config: Config, method: str, problem: Any) -> Any:
@@ -139,9 +145,7 @@ def claims(result: Result) -> list[Claim]:
     for peer in ("SiLRTC", "mixture"):
         statement = f"Superior NMSE to {peer}, which solves a relaxed problem"
         rows.append(Claim.at_most(statement, SOURCE, ours / result.nmse[..., column[peer]], 1.0, quantity="NMSE ratio"))
-    ratio = result.iterations[..., column["this"]] / result.iterations[..., column["HaLRTC"]]
-    statement = "Fewer iterations to relative residuals of 1e-6 than HaLRTC to a relative change of 1e-5"
-    rows.append(Claim.at_most(statement, SOURCE, ratio, 1.0, quantity="iterations, this / HaLRTC"))
+    rows += _speed(result, column)
     outside = np.maximum(-result.range[..., 0], result.range[..., 1] - 1)
     rows.append(
         Claim.at_most("The boxed completion stays in [0, 1]", "beyond the paper", outside, 1e-12, quantity="excess")
@@ -156,6 +160,21 @@ def claims(result: Result) -> list[Claim]:
             known_not_to_hold="on natural images at low rates an early iterate is closer to the truth than the optimum",
         )
     )
+    return rows
+
+
+def _speed(result: Result, column: dict[str, int]) -> list[Claim]:
+    """Iterations against HaLRTC at its default penalty: to a settled error, and to the end of both runs."""
+    ratio = result.settled[..., column["this"]] / result.settled[..., column["HaLRTC"]]
+    statement = "The error settles (within 1% of its final value) in fewer iterations than HaLRTC's"
+    rows = [Claim.at_most(statement, SOURCE, ratio, 0.55, quantity="iterations, this / HaLRTC")]
+    for p, sampling in enumerate(result.sampling):
+        ratio = result.iterations[:, p, column["this"]] / result.iterations[:, p, column["HaLRTC"]]
+        statement = f"Fewer iterations to residuals of 1e-6 than HaLRTC to a change of 1e-5 (p = {sampling:g})"
+        scarce = "at p = 0.1 the optimum is flat: HaLRTC stops on a small change while still away from it (see peers)"
+        known = scarce if sampling < 0.2 else ""
+        quantity = "iterations, this / HaLRTC"
+        rows.append(Claim.at_most(statement, SOURCE, ratio, 1.0, quantity=quantity, known_not_to_hold=known))
     return rows
 
 

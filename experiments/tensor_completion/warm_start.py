@@ -20,7 +20,7 @@ from jaxspec.completion import WarmStart, complete_tensor, dual_from_low_rank, h
 
 SOURCE = "specification, section 6.3"
 DISTANCES = (1e-3, 1e-4, 1e-6)
-COLD, NULL = "cold", "mixture, x only"
+COLD, NULL, SAME = "cold", "mixture, x only", "HaLRTC, duals"
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _starts(config: Config, problem: Problem) -> dict[str, WarmStart]:
         "mixture, completed duals": WarmStart(mixed.tensor, dual_from_low_rank(mixed.tensor, mask, completed)),
         "SiLRTC, x only": WarmStart(soft.tensor),
         "SiLRTC, duals": WarmStart(soft.tensor, soft.duals),
-        "HaLRTC, duals": WarmStart(grown.tensor, grown.duals),
+        SAME: WarmStart(grown.tensor, grown.duals),
     }
 
 
@@ -131,9 +131,16 @@ def claims(result: Result) -> list[Claim]:
         best = 1 + int(np.argmin(needed[1:]))
         statement = (
             f"Starting from another method's solution saves iterations to a squared distance of 1e-4 "
-            f"(p = {sampling:g}; best start: {result.starts[best]})"
+            f"(p = {sampling:g}; best start: {result.starts[best]}, whose own iterations are not counted)"
         )
         rows.append(Claim.at_most(statement, SOURCE, needed[best] / needed[0], 0.6, quantity="iterations, warm / cold"))
+        relaxed = np.where(result.starts[1:] == SAME, np.inf, needed[1:])
+        best = 1 + int(np.argmin(relaxed))
+        statement = f"So does starting from a method that solves another program (p = {sampling:g}; best: {result.starts[best]})"
+        poor = "at p = 0.1 these methods end far from x*: a start that is no better than a cold one gains nothing"
+        known = poor if sampling < 0.2 else ""
+        ratio, quantity = needed[best] / needed[0], "iterations, warm / cold"
+        rows.append(Claim.at_most(statement, SOURCE, ratio, 0.6, quantity=quantity, known_not_to_hold=known))
         null = result.iterations[p, result.starts.tolist().index(NULL), 0, 1] / result.iterations[p, 0, 0, 1]
         statement = (
             f"The other method's tensor alone is enough, without duals or a larger first penalty (p = {sampling:g})"

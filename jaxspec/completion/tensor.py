@@ -81,7 +81,8 @@ def complete_tensor(
         rho: first penalty, scalar or one per block, in the units of the data; None: ``rho_scale`` times the penalty
             whose first threshold is the largest singular value.
         rho_scale: factor of that; None: 1, and 10 for a start without duals.
-        init: None; an array broadcastable to the tensor; a `WarmStart`; or a `TensorCompletion` to resume bit for bit.
+        init: None; an array broadcastable to the tensor; a `WarmStart`; or a `TensorCompletion` to resume bit for bit
+            (a baseline without a state: to start from, with its duals).
         svt: engine of the thresholding for named regularisers: ``"auto"``, ``"gram"``, ``"qr"``, ``"svd"``.
         tol: relative residuals at which to stop; None: 1e-5 in float32, 1e-6 in float64. float32 cannot promise 1e-6.
         stop: another stopping rule, e.g. `jaxspec.solvers.Gap`, instead of ``tol``.
@@ -111,7 +112,8 @@ def complete_tensor(
         True
     """
     tensor, mask, dtype = validation.observations(tensor, mask, validate)
-    validation.options(lam, obs_weights, tensor.shape, over_relaxation, tol, stop)
+    validation.options(lam, obs_weights, over_relaxation, tol, stop)
+    validation.positive(rho=rho, rho_scale=rho_scale)
     blocks = build_blocks(tensor.shape, regularizer, weights, svt)
     lam = positive_lam(lam, tensor.dtype)
     problem = Problem(
@@ -253,8 +255,10 @@ class _Static(NamedTuple):
 
 
 def _start(init: Any, rho: Any, rho_scale: Any, tensor: Array) -> _Start:
-    if isinstance(init, TensorCompletion):
+    if isinstance(init, TensorCompletion) and init.state is not None:
         return _Start(None, (init.state, init.scale), None, None)
+    if isinstance(init, TensorCompletion):
+        init = WarmStart(init.tensor, init.duals or None)
     if init is not None and not isinstance(init, WarmStart):
         init = WarmStart(jnp.asarray(init, tensor.dtype))
     if init is not None:

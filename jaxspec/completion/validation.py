@@ -1,7 +1,6 @@
 """Checks of the public boundary: what the arguments of a completion must look like."""
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -135,13 +134,26 @@ def normalised_weights(weights: Any, count: int) -> Any:
     return [float(value) for value in values / values.sum()]
 
 
-def options(lam: Any, obs_weights: Any, shape: Sequence[int], over_relaxation: Any, tol: Any, stop: Any) -> None:
+def positive(**values: Any) -> None:
+    """Raises `ValueError` for a number (or an entry of an array) that is not positive and finite.
+
+    Args:
+        **values: by the name of the argument; None and traced values pass.
+    """
+    for name, value in values.items():
+        if value is None or not is_concrete(value):
+            continue
+        array = np.asarray(value, dtype=float)
+        if not (np.isfinite(array) & (array > 0)).all():
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def options(lam: Any, obs_weights: Any, over_relaxation: Any, tol: Any, stop: Any) -> None:
     """Raises `ValueError` for scalar options out of range.
 
     Args:
         lam: None, or positive and finite.
         obs_weights: only with lam.
-        shape: of the tensor.
         over_relaxation: in (0, 2).
         tol: None or non-negative.
         stop: None unless tol is.

@@ -312,24 +312,24 @@ def _rational_qr(request: Request) -> Plan:
 
 
 def _polar_rounding(request: Request) -> float:
-    """Error of ``H`` in its smallest eigenvalue, absolute ``u``, hence relative ``u / floor``."""
-    return 20 * request.unit * (1 if request.c <= 0.5 else 1 / request.floor)
+    """``H`` is exact to about ``u``, hence its smallest eigenvalue to ``u / floor``; measured constants."""
+    exponent = 1 - 2 * request.c
+    return request.unit / request.floor * (20 * -exponent if exponent < 0 else 2 * (1 - exponent)) + 30 * request.unit
 
 
 def _rational_polar(request: Request) -> Plan:
     _no_low_precision("rational_polar", request)
     _, c = peel(request.c)
     rounding = _polar_rounding(request)
-    if rounding > request.tol / 2:
-        raise _unattainable("rational_polar", request, 2 * rounding)
+    if rounding > 0.7 * request.tol:
+        raise _unattainable("rational_polar", request, rounding / 0.7)
     tail, error = None, 0.0
     if c not in (0.5, 1):
-        tail = power_poles(abs(1 - 2 * c) if c > 0.5 else 2 * c, request.floor, tol=request.tol / 4)
+        tail = power_poles(abs(1 - 2 * c) if c > 0.5 else 2 * c, request.floor, tol=request.tol / 8)
         error = tail.error
     # The error of the polar factor enters Y once and H once.
-    return Plan(
-        "rational_polar", steps=_polar_steps(request, request.tol / 8), tail=tail, error=error + request.tol / 4
-    )
+    steps = _polar_steps(request, request.tol / 16)
+    return Plan("rational_polar", steps=steps, tail=tail, error=error + request.tol / 8 + rounding)
 
 
 def _rational_roots(request: Request) -> Plan:
@@ -337,11 +337,12 @@ def _rational_roots(request: Request) -> Plan:
     root = 1 / (2 * request.c - 1) if request.c > 0.5 else 0.0
     if not 0.5 < request.c < 1 or abs(root - round(root)) > 1e-9:
         raise ValueError(f"rational_roots needs 1 - 2c = -1/b with an integer b >= 2; c is {request.c}")
-    if _polar_rounding(request) > request.tol / 2:
-        raise _unattainable("rational_roots", request, 2 * _polar_rounding(request))
-    roots = root_schedule(round(root), request.floor, request.tol / 4)
-    steps = _polar_steps(request, request.tol / 8)
-    return Plan("rational_polar", steps=steps, tail=roots.steps, error=roots.errors[-1] + request.tol / 4)
+    rounding = _polar_rounding(request)
+    if rounding > 0.7 * request.tol:
+        raise _unattainable("rational_roots", request, rounding / 0.7)
+    roots = root_schedule(round(root), request.floor, request.tol / 8)
+    steps = _polar_steps(request, request.tol / 16)
+    return Plan("rational_polar", steps=steps, tail=roots.steps, error=roots.errors[-1] + request.tol / 8 + rounding)
 
 
 _PLANNERS = {

@@ -1,8 +1,8 @@
-r"""Matrix-product iterations ``X_{k+1} = (a I + b A + c A^2) X_k``, ``A = X_k X_k^H``, and combinations of the iterates.
+r"""Matrix-product iterations ``X_{k+1} = (a I + b A + c A^2) X_k``, ``A = X_k X_k^H``, and sums of their iterates.
 
-The Gram form writes ``X_k = Q_k X_0`` and iterates on the m x m matrices alone, ``R_k = Q_k A_0 Q_k``: it saves the
-products with the long side, but rounding in ``A_0`` grows like ``u kappa^2``. A restart at step ``j`` forms ``X_j`` and
-its Gram matrix afresh, when most of the conditioning is gone.
+The Gram form writes ``X_k = Q_k X_0`` and iterates on ``R_k = X_k X_k^H`` and ``Q_k`` alone: it saves the products with
+the long side, but rounding in ``R_0`` grows like ``u kappa^2``. A restart at step ``j`` forms ``X_j`` and its Gram
+matrix afresh, when most of the conditioning is gone.
 """
 
 from collections.abc import Sequence
@@ -100,8 +100,8 @@ def iterate_gram(
 def _gram_steps(gram, schedule, alpha, precision):
     """``(sum alpha_k Q_k, Q_K)`` with ``X_k = Q_k X_0``: ``Z = a I + b R + c R^2``, ``Q <- Z Q``, ``R <- Z R Z``.
 
-    ``R = Q A_0 Q`` would be one product cheaper with ``A_k X_k`` in the basis, but it feeds the rounding of ``A_0`` back
-    with the weight ``kappa^2`` in every step and diverges from kappa = 1e3 on; the update by ``Z`` does not.
+    ``R = Q R_0 Q`` would give ``A_k X_k`` for the basis at no cost, but it feeds the rounding of ``R_0`` back with the
+    weight ``kappa^2`` in every step and diverges from kappa = 1e3 on; the update by ``Z`` does not.
     """
     eye = jnp.eye(gram.shape[-1], dtype=gram.dtype)
     total = _Total(alpha, len(schedule))

@@ -138,7 +138,7 @@ def peel(c: float) -> tuple[int, float]:
 
 def _positive_shift(h) -> float:
     """Rounding makes the zero eigenvalues of ``h`` slightly negative: what keeps a factorisation of it positive."""
-    return 4 * h.shape[-1] ** 0.5 * float(jnp.finfo(h.dtype).eps)
+    return h.shape[-1] ** 0.5 * float(jnp.finfo(h.dtype).eps)
 
 
 def inverse_root(

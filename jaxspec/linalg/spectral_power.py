@@ -145,7 +145,7 @@ def spectral_power(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> spectral_power(jnp.diag(jnp.array([4.0, 1.0])), 0.25)
+        >>> spectral_power(jnp.diag(jnp.array([4.0, 1.0])), 0.25).round(3)
         Array([[2., 0.],
                [0., 1.]], dtype=float32)
     """

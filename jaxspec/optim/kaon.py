@@ -11,6 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxspec.linalg import chaotic_map, random_spectrum
+from jaxspec.linalg.random_spectra import LARGEST_LAM
 from jaxspec.optim.checks import checked_number
 from jaxspec.optim.layout import DimsTree
 from jaxspec.optim.partition import Partition, with_adam
@@ -18,8 +19,6 @@ from jaxspec.optim.spectral import Normalize, ShapeScaleName, scale_by_spectral
 
 Method = Literal["chaotic", "iid"]
 Sampler = Callable[..., Array]
-# Beyond this the map leaves the interval on which it is bounded.
-_LARGEST_LAM = 4.257151
 
 
 def scale_by_kaon(
@@ -208,7 +207,7 @@ def kaon(
 
 def _chaotic(steps, lam, in_scale):
     steps = int(checked_number("steps", steps, low=1))
-    lam = checked_number("lam", lam, low=0.0, high=_LARGEST_LAM, open_low=True)
+    lam = checked_number("lam", lam, low=0.0, high=LARGEST_LAM, open_low=True)
     in_scale = checked_number("in_scale", in_scale, low=1.0)
     return partial(_chaotic_matrices, steps=steps, lam=lam, in_scale=in_scale)
 

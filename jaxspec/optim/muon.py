@@ -50,8 +50,8 @@ def scale_by_muon(
         beta: as in `scale_by_spectral`, like all that follow.
         nesterov: look one step ahead.
         bias_correction: as optax.
-        normalize: here also ``dual``: the update times the nuclear norm of its matrix (per matrix, where optax's
-            ``adaptive`` sums over the whole batch).
+        normalize: ``dual`` equals ``none`` here up to rounding; for optax's ``adaptive`` pass
+            `jaxspec.optim.normalization.adaptive`.
         shape_scale: factor of the shape.
         dimension_numbers: matrix axes.
         mu_dtype: dtype of the momentum.

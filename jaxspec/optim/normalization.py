@@ -70,6 +70,26 @@ def unchanged(x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]) 
     return y
 
 
+def adaptive(x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]) -> Inexact[Array, "*batch m n"]:
+    """Multiply by the dual norm of every matrix, ``<X, Y> Y``: for Muon ``||X||_* U V^T``, of degree 1 in ``X``.
+
+    `optax.contrib.muon` with ``adaptive=True`` sums ``<X, Y>`` over the matrices of a stack; here each has its own.
+
+    Args:
+        x: what was mapped.
+        y: its image.
+
+    Returns:
+        The rescaled image.
+
+    Reference:
+        Bernstein & Newhouse, "Old optimizer, new norm: an anthology" (arXiv:2409.20325).
+    """
+    (scaled_x, a), (scaled_y, b) = _scaled(x), _scaled(y)
+    real = y.real.dtype
+    return scaled_y * (_inner(scaled_x, scaled_y) * b.astype(real) * b.astype(real)) * a.astype(real)
+
+
 @dataclass(frozen=True)
 class Dual:
     """Scale ``Y = U S^(q-1) V^T`` to the gradient of the Schatten (quasi-)norm, ``O = <X, Y>^((1-q)/q) Y``.

@@ -20,6 +20,7 @@ from jaxspec.optim.layout import DimsTree, LeafLayout, buckets, check_dtypes, st
 from jaxspec.optim.normalization import Normalizer, ShapeScale, normalizer, shape_factor
 
 MapFn = Callable[..., Array]
+BucketFn = Callable[..., list[Array]]
 Normalize = Literal["rms", "dual", "spectral", "none"] | Normalizer
 ShapeScaleName = Literal["keller", "rms", "mup", "none"] | ShapeScale
 
@@ -79,7 +80,8 @@ def scale_by_spectral(
         key: typed key for a random map. Matrix i of leaf l at count k draws from part i of
             ``fold_in(fold_in(key, k), l)``, leaves numbered in flattened order.
         mesh: devices over which every stack of matrices is divided, each device mapping its share without any
-            communication; stacks are padded with zeros to a multiple of the axis.
+            communication. Parameters whose number of matrices is a multiple of the axis stay divided; the others are
+            stacked, padded with zeros, and their images gathered.
         axis: the mesh axis. Give the jitted step ``out_shardings`` to say where the updates must lie afterwards.
 
     Returns:
@@ -136,7 +138,7 @@ def scale_by_spectral(
 
 
 def map_leaves(
-    function: MapFn,
+    function: BucketFn,
     leaves: Sequence[Array],
     layouts: Sequence[LeafLayout],
     *,
@@ -146,7 +148,8 @@ def map_leaves(
     """Map every matrix of every leaf, all matrices of one shape and dtype in one call.
 
     Args:
-        function: stacks of matrices ``(batch, m, n)``, and their keys if given, to the same shape.
+        function: list of stacks ``(batch, m, n)`` of one shape, and list of their keys if given, to their images; see
+            `matrix_function`.
         leaves: the parameters.
         layouts: where their matrices are.
         factor: multiplier of the image as a function of (fan_in, fan_out).
@@ -161,7 +164,9 @@ def map_leaves(
         return _map_buckets(function, leaves, layouts, factor, keys)
     # Axes in the type of an array would forbid to stack leaves that lie differently: hand them to the compiler, and
     # put every update where its gradient lies.
-    out = [placed if placed.mesh.explicit_axes else NamedSharding(explicit[0], PartitionSpec()) for placed in placements]
+    out = [
+        placed if placed.mesh.explicit_axes else NamedSharding(explicit[0], PartitionSpec()) for placed in placements
+    ]
     run = jax.sharding.auto_axes(
         lambda *leaves: tuple(_map_buckets(function, leaves, layouts, factor, keys)), out_sharding=tuple(out)
     )
@@ -171,20 +176,29 @@ def map_leaves(
 def _map_buckets(function, leaves, layouts, factor, keys):
     matrices = [layout.split(x) for layout, x in zip(layouts, leaves, strict=True)]
     for members in buckets(matrices):
-        arguments = [stack([matrices[leaf][piece] for leaf, piece in members])]
+        arguments = [[matrices[leaf][piece] for leaf, piece in members]]
         if keys is not None:
-            arguments.append(stack([keys[leaf][piece] for leaf, piece in members]))
-        images, start = _call(function, arguments, [layouts[leaf].path for leaf, _ in members]), 0
-        for leaf, number in members:
+            arguments.append([keys[leaf][piece] for leaf, piece in members])
+        images = _call(function, arguments, [layouts[leaf].path for leaf, _ in members])
+        for (leaf, number), image in zip(members, images, strict=True):
             piece = layouts[leaf].pieces[number]
-            image = images if len(members) == 1 else images[start : start + piece.batch]
-            start += piece.batch
             matrices[leaf][number] = image if factor is None else image * factor(piece.fan_in, piece.fan_out)
     return [layout.join(y, jnp.shape(x)) for layout, y, x in zip(layouts, matrices, leaves, strict=True)]
 
 
-def matrix_function(map_fn: MapFn, normalize: Normalizer, mesh: Mesh | None = None, axis: str | None = None) -> MapFn:
-    """``map_fn`` followed by ``normalize``, with its stack divided over a mesh axis where one is given.
+def matrix_function(
+    map_fn: MapFn, normalize: Normalizer, mesh: Mesh | None = None, axis: str | None = None
+) -> BucketFn:
+    """``map_fn`` followed by ``normalize``, in one call for a list of stacks, divided over a mesh axis if one is given.
+
+    Args:
+        map_fn: as in `scale_by_spectral`.
+        normalize: function of (matrices, images).
+        mesh: devices.
+        axis: the mesh axis.
+
+    Returns:
+        Function of a list of stacks (and a list of their keys) to the list of their images.
 
     Raises:
         ValueError: only one of ``mesh`` and ``axis``, or an axis that the mesh does not have; when called, a map that
@@ -192,35 +206,59 @@ def matrix_function(map_fn: MapFn, normalize: Normalizer, mesh: Mesh | None = No
     """
     if (mesh is None) != (axis is None):
         raise ValueError(f"mesh is {mesh} and axis is {axis!r}; expected both or neither")
-
-    def apply(x, *keys):
-        y = map_fn(x, *keys)
-        if y.shape != x.shape:
-            raise ValueError(f"map_fn turned shape {x.shape} into {y.shape}; expected the same shape")
-        return normalize(x, y)
-
-    if mesh is None:
-        return apply
-    if axis not in mesh.axis_names:
+    if axis is not None and axis not in mesh.axis_names:
         raise ValueError(f"axis is {axis!r}; the mesh has {mesh.axis_names}")
 
-    mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+    def apply(stacks, *keys):
+        x = stack(stacks)
+        y = map_fn(x, *map(stack, keys))
+        if y.shape != x.shape:
+            raise ValueError(f"map_fn turned shape {x.shape} into {y.shape}; expected the same shape")
+        stops = itertools.accumulate(len(part) for part in stacks[:-1])
+        return jnp.split(normalize(x, y), list(stops)) if len(stacks) > 1 else [normalize(x, y)]
 
-    def divided(x, *keys):
-        batch = len(x)
-        padded = batch + -batch % mesh.shape[axis]
-        x = jnp.pad(x, ((0, padded - batch), (0, 0), (0, 0)))
-        keys = [k[jnp.arange(padded) % batch] for k in keys]
-        # Loops inside map_fn start from constants, which the check of varying axes would refuse.
-        run = jax.shard_map(
-            apply,
-            mesh=mesh,
-            in_specs=PartitionSpec(axis),
-            out_specs=PartitionSpec(axis),
-            axis_names={axis},
-            check_vma=False,
+    return apply if mesh is None else jax.jit(_divided(apply, mesh, axis))
+
+
+def _divided(apply, mesh, axis):
+    """Stacks that divide evenly stay apart and are joined on each device; the others are joined, padded and gathered.
+
+    Joining evenly divided stacks outside would move matrices between devices; cutting an uneven one would, too, so one
+    gather of its images is cheaper.
+    """
+    mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+    size = mesh.shape[axis]
+    # Unconstrained, the compiler cuts replicated matrices into rows first and exchanges them; a second axis may have them.
+    free = None if len(mesh.axis_names) == 1 else PartitionSpec.UNCONSTRAINED
+    gathered = NamedSharding(mesh, PartitionSpec(None, free, free))
+    # Loops inside map_fn start from constants, which the check of varying axes would refuse.
+    run = jax.shard_map(
+        apply,
+        mesh=mesh,
+        in_specs=PartitionSpec(axis),
+        out_specs=PartitionSpec(axis),
+        axis_names={axis},
+        check_vma=False,
+    )
+
+    def divided(stacks, *keys):
+        uneven = [i for i, x in enumerate(stacks) if len(x) % size]
+        even = [i for i, x in enumerate(stacks) if len(x) % size == 0]
+        if not uneven:
+            return run(stacks, *keys)
+        joined = jax.lax.with_sharding_constraint(stack([stacks[i] for i in uneven]), gathered)
+        batch = len(joined)
+        padding = -batch % size
+        joined = jnp.pad(joined, ((0, padding), (0, 0), (0, 0)))
+        wrapped = [stack([k[i] for i in uneven])[jnp.arange(batch + padding) % batch] for k in keys]
+        *images, rest = run(
+            [*(stacks[i] for i in even), joined],
+            *([*(k[i] for i in even), w] for k, w in zip(keys, wrapped, strict=True)),
         )
-        return run(x, *keys)[:batch]
+        rest = jax.lax.with_sharding_constraint(rest, gathered)
+        stops = itertools.accumulate(len(stacks[i]) for i in uneven)
+        images = dict(zip([*even, *uneven], [*images, *jnp.split(rest, list(stops))[:-1]], strict=True))
+        return [images[i] for i in range(len(stacks))]
 
     return divided
 

@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, Inexact
 from jaxspec.linalg import spectral_map
 from jaxspec.optim.checks import checked_number
 from jaxspec.optim.layout import DimsTree, check_dtypes, tree_layouts
+from jaxspec.optim.normalization import unchanged
 from jaxspec.optim.partition import ADAM, MATRIX, Partition, matrix_partition
-from jaxspec.optim.spectral import map_leaves
+from jaxspec.optim.spectral import map_leaves, matrix_function
 
 
 def truncated_sgd(
@@ -46,7 +47,7 @@ def truncated_sgd(
         >>> jnp.diag(updates["w"])
         Array([ 0., -1.], dtype=float32)
     """
-    truncate = Truncate(checked_number("fraction", fraction, low=0.0, high=1.0))
+    truncate = matrix_function(Truncate(checked_number("fraction", fraction, low=0.0, high=1.0)), unchanged)
 
     def remove_largest(updates, params=None):
         check_dtypes(updates)

@@ -203,7 +203,8 @@ def _step(problem: _Problem, state: ADMMState) -> ADMMState:
     residuals = _residuals(step, blocks, jax.lax.stop_gradient(x), jax.lax.stop_gradient(x_new))
     finite = jnp.isfinite(residuals.primal) & jnp.isfinite(residuals.dual) & jnp.isfinite(residuals.change)
     rho_new, memory = problem.penalty.update(state.memory, step)
-    rho_new = jnp.clip(jnp.where(jnp.isfinite(rho_new), rho_new, rho), 1e-6 * state.rho0, 1e6 * state.rho0)
+    limit = getattr(problem.penalty, "limit", 1e6)
+    rho_new = jnp.clip(jnp.where(jnp.isfinite(rho_new), rho_new, rho), state.rho0 / limit, limit * state.rho0)
     x_new = jnp.where(finite, x_new, x)
     state = state._replace(
         x=x_new,

@@ -1,7 +1,8 @@
 """Penalty policies of the consensus ADMM: small frozen objects that turn the last step into the next penalties rho.
 
 A policy has two methods, ``init(rho, ax, duals) -> memory`` and ``update(memory, step) -> (rho, memory)``; anything
-with these two works. The engine clips rho to [1e-6, 1e6] times its first value and leaves the duals ``W_i = -rho_i
+with these two works. The engine keeps rho within a factor ``limit`` of its first value either way (an optional
+attribute of the policy; 1e6 without it) and leaves the duals ``W_i = -rho_i
 u_i`` unchanged.
 
 With r_i = y_i - A_i x and s_i = rho_i A_i (x - x_old), each policy pulls the penalties towards the point where primal
@@ -91,28 +92,29 @@ class Fixed(eqx.Module):
 
 
 class Geometric(eqx.Module):
-    """``rho <- min(growth * rho, max)`` after every iteration: the growing penalty of HaLRTC.
+    """``rho <- min(growth * rho, max * first rho)`` after every iteration: the growing penalty of HaLRTC.
 
     The duals stop moving once rho is large: on problems that are not exactly recoverable it stalls before the optimum.
 
     Attributes:
         growth: factor per iteration.
-        max: largest penalty.
+        max: largest penalty over the first one, scalar or one per block.
 
     Reference:
         Liu, Musialski, Wonka, Ye, "Tensor completion for estimating missing values in visual data", PAMI 2013.
     """
 
     growth: Number = 1.05
-    max: Number = float("inf")
+    max: Any = float("inf")
+    limit = float("inf")
 
-    def init(self, rho: Array, ax: Blocks, duals: Blocks) -> Any:
-        """No memory."""
-        return ()
+    def init(self, rho: Array, ax: Blocks, duals: Blocks) -> Array:
+        """Remembers the first rho."""
+        return rho
 
-    def update(self, memory: Any, step: Step) -> tuple[Array, Any]:
+    def update(self, memory: Array, step: Step) -> tuple[Array, Array]:
         """The grown rho."""
-        return jnp.minimum(self.growth * step.rho, jnp.maximum(self.max, step.rho)), memory
+        return jnp.minimum(self.growth * step.rho, jnp.maximum(self.max, 1) * memory).astype(memory.dtype), memory
 
 
 def _balance(primal: Array, dual: Array, step: Step, mu: Number, factor: Number, until: int) -> Array:

@@ -68,6 +68,10 @@ class Gap(eqx.Module):
 class RelativeChange(eqx.Module):
     """Stops when ``||x - x_old|| <= tol ||x||``: the habit of the tensor-completion literature, no sign of optimality.
 
+    A standstill does not count: from a small penalty the first thresholds exceed every singular value, y stays 0 and x
+        does
+    not move at all for many iterations, while the duals grow.
+
     Attributes:
         tol: relative tolerance; None: 1e-5 in float32, 1e-6 in float64.
         patience: near rounding (below 1000 eps), iterations without a fall of the change by 10% after which the
@@ -79,8 +83,9 @@ class RelativeChange(eqx.Module):
     certified = False
 
     def measure(self, residuals: Residuals) -> Float[Array, ""]:
-        """The relative change of x."""
-        return residuals.change
+        """The relative change of x; infinity in a standstill."""
+        waiting = (residuals.change == 0) & (residuals.primal > self.tol)
+        return jnp.where(waiting, jnp.inf, residuals.change)
 
 
 def default_tol(tol: Any, dtype: Any) -> Float[Array, ""]:

@@ -43,20 +43,22 @@ def test_two_runs_are_one_run_for_every_policy(complete, policy):
 
 
 def test_two_noisy_runs_with_rare_gap_checks_are_one_run(complete):
-    options = {"lam": 0.1, "check_every": 5, "stop": Gap(1e-4)}
-    whole = complete(max_iter=100, **options)
+    options = {"lam": 0.1, "check_every": 5, "max_iter": 100}
+    whole, part = complete(stop=Gap(1e-4), **options), complete(stop=Gap(1e-1), **options)
     assert bool(whole.info.converged)
-    pieces = complete(complete(max_iter=20, **options), max_iter=100, **options)
-    assert_same_bits(pieces, whole)
+    assert 0 < int(part.info.iterations) < int(whole.info.iterations)
+    assert_same_bits(complete(part, stop=Gap(1e-4), **options), whole)
 
 
 def test_converged_completion_stops_at_once_and_goes_on_for_a_tighter_tolerance(complete):
-    rough = complete(stop=Residual(1e-3), max_iter=500)
+    loose, tight = Residual(3e-1, patience=None), Residual(3e-2, patience=None)
+    rough, whole = complete(stop=loose, max_iter=26), complete(stop=tight, max_iter=26)
     assert bool(rough.info.converged)
-    assert_same_bits(complete(rough, stop=Residual(1e-3), max_iter=500), rough)
-    fine = complete(rough, stop=Residual(1e-8), max_iter=500)
+    assert bool(whole.info.converged)
+    assert_same_bits(complete(rough, stop=loose), rough)
+    fine = complete(rough, stop=tight)
     assert int(fine.info.iterations) > int(rough.info.iterations)
-    assert_same_bits(fine, complete(stop=Residual(1e-8), max_iter=500))
+    assert_same_bits(fine, whole)
 
 
 def test_history_of_a_resumed_completion_is_the_rest(complete):
@@ -68,11 +70,10 @@ def test_history_of_a_resumed_completion_is_the_rest(complete):
 
 def test_completion_of_half_precision_data_resumes_in_single_precision():
     tensor = jnp.asarray(TENSOR, jnp.bfloat16)
-    options = {"stop": ENDLESS, "svt": "gram", "history": False}
-    whole = complete_tensor(tensor, MASK, max_iter=8, **options)
-    first = complete_tensor(tensor, MASK, max_iter=4, **options)
+    options = {"svt": "gram", "history": False}
+    first, whole = (complete_tensor(tensor, MASK, tol=tol, **options) for tol in (1e-1, 1e-3))
     assert first.tensor.dtype == jnp.bfloat16
-    assert_same_bits(complete_tensor(tensor, MASK, init=first, max_iter=4, **options), whole)
+    assert_same_bits(complete_tensor(tensor, MASK, init=first, tol=1e-3, **options), whole)
 
 
 def test_resuming_another_problem_is_refused_by_name(complete):

@@ -74,26 +74,28 @@ def total(tensor, mask, lam, loop):
     return jnp.sum(jnp.sin(complete(tensor, mask, lam, loop=loop, **options).tensor))
 
 
+value = jax.jit(lambda tensor, mask, lam: total(tensor, mask, lam, "while"))
+gradient = jax.jit(jax.grad(lambda tensor, mask, lam: total(tensor, mask, lam, "scan"), (0, 2)))
+
+
 def test_derivatives_by_data_and_lam_match_finite_differences():
     tensor, mask = problem(3)
-    tensor = jnp.asarray(tensor)
+    tensor, lam = jnp.asarray(tensor), jnp.asarray(0.15)
     direction, h = jnp.asarray(np.random.default_rng(0).standard_normal(SHAPE)), 1e-5
-    value = jax.jit(lambda t, lam: total(t, mask, lam, "while"))
-    along_tensor = float(value(tensor + h * direction, 0.15) - value(tensor - h * direction, 0.15)) / (2 * h)
-    along_lam = float(value(tensor, 0.15 + h) - value(tensor, 0.15 - h)) / (2 * h)
-    by_tensor, by_lam = jax.grad(lambda t, lam: total(t, mask, lam, "scan"), (0, 1))(tensor, 0.15)
+    along_tensor = float(value(tensor + h * direction, mask, lam) - value(tensor - h * direction, mask, lam)) / (2 * h)
+    along_lam = float(value(tensor, mask, lam + h) - value(tensor, mask, lam - h)) / (2 * h)
+    by_tensor, by_lam = gradient(tensor, mask, lam)
     assert float(jnp.vdot(by_tensor, direction)) == pytest.approx(along_tensor, rel=1e-5, abs=1e-8)
     assert float(by_lam) == pytest.approx(along_lam, rel=1e-5)
     np.testing.assert_array_equal(np.asarray(by_tensor)[~mask], 0)
-    _, forward = jax.jvp(value, (tensor, jnp.asarray(0.15)), (direction, jnp.asarray(1.0)))
+    _, forward = jax.jvp(lambda t, s: value(t, mask, s), (tensor, lam), (direction, jnp.asarray(1.0)))
     assert float(forward) == pytest.approx(along_tensor + along_lam, rel=1e-5)
 
 
 def test_nan_in_unobserved_places_does_not_reach_the_gradient():
     tensor, mask = problem(4)
-    gradient = jax.jit(jax.grad(lambda t: total(t, mask, 0.15, "scan")))
-    clean = gradient(jnp.where(mask, tensor, 0))
-    dirty = gradient(jnp.where(mask, tensor, jnp.nan))
+    clean, _ = gradient(jnp.where(mask, tensor, 0), mask, jnp.asarray(0.15))
+    dirty, _ = gradient(jnp.where(mask, tensor, jnp.nan), mask, jnp.asarray(0.15))
     assert np.isfinite(np.asarray(dirty)).all()
     np.testing.assert_array_equal(clean, dirty)
 

@@ -4,7 +4,7 @@ import pytest
 
 from jaxspec.linalg import spectral_map
 from jaxspec.optim import scale_by_freon, scale_by_kaon, scale_by_muon
-from jaxspec.optim.normalization import Dual, rms, spectral
+from jaxspec.optim.normalization import Dual, adaptive, rms, spectral
 
 EXTREMES = [1e-30, 1e-12, 1e20, 1e30]
 
@@ -25,12 +25,14 @@ def test_spectral_gives_largest_singular_value_one(random_tree):
     np.testing.assert_allclose(spectrum(spectral(rank_one, rank_one))[0], 1.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("normalize", [rms, spectral, Dual(0.5)])
+@pytest.mark.parametrize("normalize", [rms, spectral, adaptive, Dual(0.5)])
 def test_zero_stays_zero(normalize):
     np.testing.assert_array_equal(normalize(jnp.zeros((2, 3)), jnp.zeros((2, 3))), 0)
 
 
-@pytest.mark.parametrize(("q", "expected"), [(1.5, (0.961500, 0.480750)), (2 / 3, (1.181884, 1.876124)), (0.5, (1.5, 3))])
+@pytest.mark.parametrize(
+    ("q", "expected"), [(1.5, (0.961500, 0.480750)), (2 / 3, (1.181884, 1.876124)), (0.5, (1.5, 3))]
+)
 @pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
 def test_dual_is_the_gradient_of_the_schatten_norm(q, expected, scale):
     x = scale * jnp.diag(jnp.array([4.0, 1.0]))
@@ -45,7 +47,9 @@ def test_dual_pairs_to_the_norm(x64, random_tree):
         np.testing.assert_allclose(jnp.sum(x * out), np.sum(spectrum(x) ** q) ** (1 / q), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("c", "expected"), [(0.25, (0.961500, 0.480750)), (2 / 3, (1.181884, 1.876124)), (0.75, (1.5, 3))])
+@pytest.mark.parametrize(
+    ("c", "expected"), [(0.25, (0.961500, 0.480750)), (2 / 3, (1.181884, 1.876124)), (0.75, (1.5, 3))]
+)
 def test_freon_knows_its_dual_exponent(c, expected):
     tx = scale_by_freon(c, eps=1e-6, engine="eigh", normalize="dual", shape_scale="none")
     g = {"w": jnp.diag(jnp.array([4.0, 1.0]))}
@@ -53,12 +57,14 @@ def test_freon_knows_its_dual_exponent(c, expected):
     np.testing.assert_allclose(jnp.diag(updates["w"]), expected, rtol=1e-5)
 
 
-def test_dual_muon_is_the_nuclear_norm_per_matrix(random_tree):
+def test_adaptive_muon_multiplies_by_the_nuclear_norm_of_each_matrix(random_tree):
     g = {"a": random_tree({"a": (4, 6)})["a"], "b": 100 * random_tree({"b": (4, 6)}, 1)["b"]}
-    tx = scale_by_muon(normalize="dual", shape_scale="none", engine="svd", bias_correction=False, nesterov=False, beta=0.0)
-    updates, _ = tx.update(g, tx.init(g))
+    options = {"shape_scale": "none", "engine": "svd", "beta": 0.0}
+    updates, _ = scale_by_muon(normalize=adaptive, **options).update(g, scale_by_muon().init(g))
+    dual, _ = scale_by_muon(normalize="dual", **options).update(g, scale_by_muon().init(g))
     for name in g:
         np.testing.assert_allclose(spectrum(updates[name]), spectrum(g[name]).sum(), rtol=1e-5)
+        np.testing.assert_allclose(spectrum(dual[name]), 1.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", EXTREMES)

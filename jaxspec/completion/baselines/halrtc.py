@@ -2,55 +2,12 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from jaxspec.completion.baselines.observed import Number, check_number
 from jaxspec.completion.result import TensorCompletion
 from jaxspec.completion.tensor import complete_tensor
-from jaxspec.solvers.penalties import Blocks, Step
-from jaxspec.solvers.stopping import Residuals
-
-
-class Growing(eqx.Module):
-    """``rho <- min(growth * rho, limit * first rho)`` after every iteration; the limit has no units.
-
-    Attributes:
-        growth: factor per iteration.
-        limit: largest penalty in units of the first one, scalar or one per block.
-    """
-
-    growth: Number
-    limit: Any
-
-    def init(self, rho: Array, ax: Blocks, duals: Blocks) -> Array:
-        """Remembers the first rho."""
-        return rho
-
-    def update(self, memory: Array, step: Step) -> tuple[Array, Array]:
-        """The grown rho."""
-        return jnp.minimum(self.growth * step.rho, jnp.maximum(self.limit, 1) * memory).astype(memory.dtype), memory
-
-
-class Moved(eqx.Module):
-    """Stops when ``||x - x_old|| <= tol ||x||``, unless x has not moved at all while ``y != A x``.
-
-    From a small penalty the first thresholds exceed every singular value: y stays 0 and x does not move, for 100
-    iterations and more, while the duals grow. Such a standstill is no convergence.
-
-    Attributes:
-        tol: relative tolerance.
-    """
-
-    tol: Number
-    patience = None
-    certified = False
-
-    def measure(self, residuals: Residuals) -> Float[Array, ""]:
-        """The relative change of x; infinity in a standstill."""
-        waiting = (residuals.change == 0) & (residuals.primal > self.tol)
-        return jnp.where(waiting, jnp.inf, residuals.change)
+from jaxspec.solvers import Geometric, RelativeChange
 
 
 def halrtc(
@@ -77,8 +34,7 @@ def halrtc(
     over-relaxation and with a penalty that only grows: once rho is large the duals stand still, and on data that are
     not exactly recoverable the run ends before the optimum. The defaults are those of the authors' code, whose
     penalties are absolute numbers (made for pixels from 0 to 255); transdim starts at ``rho=1e-5``, stops at
-    ``tol=1e-4`` and has ``max_rho=1e5``. The engine keeps rho within 1e6 times its first value: 283 iterations of
-    growth by 1.05.
+    ``tol=1e-4`` and has ``max_rho=1e5``.
 
     Args:
         tensor: N >= 2 modes; as in `complete_tensor`.
@@ -124,11 +80,11 @@ def halrtc(
         weights=weights,
         over_relaxation=1.0,
         # Floats are traced in the dtype of the data, integers would be compiled in.
-        penalty=Growing(1.0 * growth, max_rho / jnp.asarray(rho, float)),
+        penalty=Geometric(1.0 * growth, max_rho / jnp.asarray(rho, float)),
         rho=rho,
         init=init,
         svt=svt,
-        stop=Moved(1.0 * tol),
+        stop=RelativeChange(1.0 * tol),
         max_iter=max_iter,
         truth=truth,
         certificate=certificate,

@@ -78,7 +78,7 @@ def qdwh_schedule(l: float, tol: float) -> tuple[QDWHStep, ...]:  # noqa: E741
 
     Example:
         >>> [round(1 - step.l, 4) for step in qdwh_schedule(1e-2, 1e-2)]
-        [0.4864, 0.0048]
+        [0.4946, 0.0048]
     """
     tol, steps = inside("tol", tol, 0, np.inf), []
     while not steps or (1 - steps[-1].l > tol and len(steps) < _MAX_STEPS):

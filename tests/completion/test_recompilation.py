@@ -1,0 +1,124 @@
+"""New numbers compile nothing: a sweep costs one compilation."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxspec.completion import complete_tensor
+from jaxspec.completion.tensor import duality_gap, lambda_max
+from jaxspec.solvers import DataTerm, Displacement, Gap, RelativeResidual, Residual, accelerated_proximal_gradient, consensus_admm
+
+SHAPE = (3, 3, 3)
+
+
+@pytest.fixture
+def compilations():
+    """``compilations(call)``: what XLA compiles during the call."""
+
+    def count(call):
+        messages = []
+        handler = logging.Handler()
+        handler.emit = lambda record: messages.append(record.getMessage())
+        logger = logging.getLogger("jax")
+        logger.addHandler(handler)
+        propagate, logger.propagate = logger.propagate, False
+        try:
+            with jax.log_compiles():
+                jax.block_until_ready(call())
+        finally:
+            logger.removeHandler(handler)
+            logger.propagate = propagate
+        return [message for message in messages if message.startswith("Finished XLA compilation")]
+
+    return count
+
+
+def data(seed):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal(SHAPE).astype(np.float32), rng.random(SHAPE) < 0.8
+
+
+def complete(seed, **options):
+    return complete_tensor(*data(seed), max_iter=5, **{"svt": "gram", **options})
+
+
+CHANGES = {
+    "data": ({}, {}),
+    "lam": ({"lam": 0.1}, {"lam": 0.2}),
+    "kind of lam": ({"lam": 0.1}, {"lam": jnp.asarray(0.3)}),
+    "whole lam": ({"lam": 0.1}, {"lam": 1}),
+    "over_relaxation": ({"over_relaxation": 1.2}, {"over_relaxation": 1}),
+    "tol": ({"tol": 1e-3}, {"tol": 1e-2}),
+    "rule": ({"stop": Gap(1e-3)}, {"stop": Gap(1e-2)}),
+    "policy": ({"penalty": Displacement(exponent=0.5)}, {"penalty": Displacement(exponent=0.8, bound=3.0)}),
+    "whole policy": ({"penalty": Displacement(bound=8.0)}, {"penalty": Displacement(bound=3)}),
+    "other policy": ({"penalty": RelativeResidual(mu=3.0)}, {"penalty": RelativeResidual(mu=4.0, factor=1.5)}),
+    "weights": ({"weights": [1, 2, 3]}, {"weights": [0.5, 0.1, 0.2]}),
+    "weights in an array": ({"weights": jnp.array([1.0, 2, 3])}, {"weights": jnp.array([3.0, 2, 3])}),
+    "rho": ({"rho": 0.1}, {"rho": 0.2}),
+    "rho_scale": ({"rho_scale": 0.1}, {"rho_scale": 3}),
+    "box": ({"lower": 0.0, "upper": 1.0}, {"lower": -1, "upper": 2.0}),
+    "truth": ({"truth": np.ones(SHAPE)}, {"truth": np.zeros(SHAPE)}),
+    "start": ({"init": np.ones(SHAPE)}, {"init": np.zeros(SHAPE)}),
+    "entry weights": ({"obs_weights": np.ones(SHAPE), "lam": 0.1}, {"obs_weights": np.full(SHAPE, 2.0), "lam": 0.3}),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_second_completion_with_new_numbers_compiles_nothing(compilations, name):
+    first, second = CHANGES[name]
+    complete(0, **first)
+    assert compilations(lambda: complete(1, **second).tensor) == []
+
+
+def test_the_count_sees_a_compilation(compilations):
+    complete(0)
+    assert len(compilations(lambda: complete(0, history=False).tensor)) >= 1
+
+
+def test_second_resume_compiles_nothing(compilations):
+    complete(1, init=complete(1))
+    assert compilations(lambda: complete(0, init=complete(0)).tensor) == []
+
+
+def test_second_certificate_and_bound_compile_nothing(compilations):
+    for seed in (0, 1):
+        result = complete(seed, lam=0.1)
+
+        def look(seed=seed, result=result):
+            return duality_gap(result, *data(seed), lam=0.1 + seed), lambda_max(*data(seed))
+
+        compiled = compilations(look)
+    assert compiled == []
+
+
+def test_second_run_of_the_engine_compiles_nothing(compilations, cases):
+    block = cases["B"].blocks("gram")[0]
+
+    def run(seed, factor, ridge, kappa, tol):
+        target = jnp.asarray(np.random.default_rng(seed).standard_normal((4, 4, 4)), jnp.float32)
+        data_term = DataTerm.quadratic(target, jnp.ones_like(target), ridge, lower=-tol)
+        options = {"rho": factor, "over_relaxation": kappa, "stop": Residual(tol), "max_iter": 5}
+        return consensus_admm([block.scaled(factor)], data_term, target, **options)[0].x
+
+    run(0, 0.1, 0.2, 1.5, 1e-3)
+    assert compilations(lambda: run(1, 0.3, 0.4, 1.2, 1e-2)) == []
+
+
+def half_square(x):
+    return 0.5 * jnp.sum((x - 3.0) ** 2), x - 3.0
+
+
+def soft(v, step):
+    return jnp.sign(v) * jnp.maximum(jnp.abs(v) - step, 0)
+
+
+def test_second_proximal_gradient_run_compiles_nothing(compilations):
+    def run(start, step, tol):
+        return accelerated_proximal_gradient(half_square, soft, jnp.full(3, start), step=step, tol=tol, max_iter=10).x
+
+    run(0.0, 0.5, 1e-3)
+    assert compilations(lambda: run(1.0, 0.7, 1e-5)) == []
