@@ -136,7 +136,7 @@ def claims(result: Result) -> list[Claim]:
         rows.append(Claim.at_most(statement, SOURCE, needed[best] / needed[0], 0.6, quantity="iterations, warm / cold"))
         relaxed = np.where(result.starts[1:] == SAME, np.inf, needed[1:])
         best = 1 + int(np.argmin(relaxed))
-        statement = f"So does starting from a method that solves another program (p = {sampling:g}; best: {result.starts[best]})"
+        statement = f"So does a method that solves another program (p = {sampling:g}; best: {result.starts[best]})"
         poor = "at p = 0.1 these methods end far from x*: a start that is no better than a cold one gains nothing"
         known = poor if sampling < 0.2 else ""
         ratio, quantity = needed[best] / needed[0], "iterations, warm / cold"

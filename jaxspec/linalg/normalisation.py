@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Inexact
 
 from jaxspec.linalg.scaling import conjugate_transpose, power_of_two_scale
@@ -119,7 +119,7 @@ def _root(value):
     return jnp.where(value > 0, jnp.sqrt(jnp.where(value > 0, value, 1)), value)
 
 
-def restore(out: Inexact[Array, "*batch m n"], scaled: Scaled, degree: ArrayLike) -> Inexact[Array, "*batch m n"]:
+def restore(out: Inexact[Array, "*batch m n"], scaled: Scaled, degree: ArrayLike) -> Inexact[Array, "*batch p q"]:
     """Undo the scale for a map of homogeneity ``degree`` and the transposition."""
     if not (isinstance(degree, float) and degree == 0):
         # Two factors: their product could overflow where the result does not.
@@ -133,6 +133,6 @@ def _raised(base, degree):
     return base**degree
 
 
-def gram_floor(rows: int, dtype: jnp.dtype) -> float:
+def gram_floor(rows: int, dtype: DTypeLike) -> float:
     """Smallest singular value (relative) that survives squaring: ``sqrt(8 m u)``."""
     return math.sqrt(8 * rows * float(jnp.finfo(dtype).eps) / 2)

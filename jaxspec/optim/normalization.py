@@ -34,7 +34,7 @@ def rms(x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]) -> Ine
 
     Example:
         >>> import jax.numpy as jnp
-        >>> rms(jnp.eye(2), 3e30 * jnp.eye(2))
+        >>> rms(jnp.eye(2), 3e30 * jnp.eye(2)).round(3)
         Array([[1., 0.],
                [0., 1.]], dtype=float32)
     """

@@ -228,7 +228,7 @@ def _divided(apply, mesh, axis):
     """
     mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
     size = mesh.shape[axis]
-    # Unconstrained, the compiler cuts replicated matrices into rows first and exchanges them; a second axis may have them.
+    # Free to choose, the compiler cuts replicated matrices into rows and exchanges them. A second axis may hold rows.
     free = None if len(mesh.axis_names) == 1 else PartitionSpec.UNCONSTRAINED
     gathered = NamedSharding(mesh, PartitionSpec(None, free, free))
     # Loops inside map_fn start from constants, which the check of varying axes would refuse.

@@ -12,7 +12,10 @@ BUILDERS = {
     "matrix": ((3, 5), blocks.unfoldings((3, 5), method="gram")),
     "snn": ((3, 4, 5), blocks.unfoldings((3, 4, 5), [0.2, 0.5, 0.3], method="gram")),
     "cube": ((3, 3, 3), blocks.unfoldings((3, 3, 3), method="gram")),
-    "five_modes": ((2, 3, 2, 1, 2), blocks.unfoldings((2, 3, 2, 1, 2), modes=[(0,), (1, 4), (0, 2, 3), (3,)], method="gram")),
+    "five_modes": (
+        (2, 3, 2, 1, 2),
+        blocks.unfoldings((2, 3, 2, 1, 2), modes=[(0,), (1, 4), (0, 2, 3), (3,)], method="gram"),
+    ),
     "tensor_train": ((2, 3, 2, 3), blocks.tensor_train((2, 3, 2, 3), method="gram")),
     "square": ((2, 3, 4, 2), blocks.square((2, 3, 4, 2), method="gram")),
     "tubal": ((3, 4, 5), blocks.tubal((3, 4, 5))),

@@ -20,7 +20,15 @@ def problem(seed):
 
 def solve(tensor, mask, lam=None, weights=WEIGHTS, tol=1e-10, **options):
     return complete_tensor(
-        tensor, mask, lam=lam, weights=jnp.asarray(weights), tol=tol, max_iter=3000, svt="gram", history=False, **options
+        tensor,
+        mask,
+        lam=lam,
+        weights=jnp.asarray(weights),
+        tol=tol,
+        max_iter=3000,
+        svt="gram",
+        history=False,
+        **options,
     )
 
 

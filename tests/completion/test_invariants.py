@@ -72,14 +72,16 @@ def test_observed_entries_of_the_exact_problem_stay_put(trace):
 
 
 def test_subgradient_at_the_proximal_point_is_within_its_ball(trace):
-    case, lam, blocks, runs, _, _ = trace
+    _, lam, blocks, runs, _, _ = trace
     eps = np.finfo(float).eps
     for key, (steps, _) in runs.items():
         for i, block in enumerate(blocks):
             rho = steps.rho[:, i, None, None, None]
             subgradient = rho * (steps.ax_old[i] - steps.y[i]) + steps.duals_old[i]
             # The subgradient is a difference of numbers of this size.
-            size = np.linalg.norm(rho * steps.ax_old[i], axis=(-2, -1)) + np.linalg.norm(steps.duals_old[i], axis=(-2, -1))
+            size = np.linalg.norm(rho * steps.ax_old[i], axis=(-2, -1)) + np.linalg.norm(
+                steps.duals_old[i], axis=(-2, -1)
+            )
             bound = lam * np.asarray(block.data)
             excess = np.linalg.norm(subgradient, 2, axis=(-2, -1)) - bound
             assert (excess <= 40 * eps * (bound + size)).all(), (key, excess.max())

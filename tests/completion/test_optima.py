@@ -128,7 +128,8 @@ def numpy_admm(tensor, mask, weights, lam, rho, iterations):
     multipliers = [np.zeros_like(x) for _ in weights]
     for _ in range(iterations):
         parts = [
-            shrink(x + w / rho, mode, lam * weights[mode] / rho) for mode, w in zip(range(x.ndim), multipliers, strict=True)
+            shrink(x + w / rho, mode, lam * weights[mode] / rho)
+            for mode, w in zip(range(x.ndim), multipliers, strict=True)
         ]
         total = sum(rho * part - w for part, w in zip(parts, multipliers, strict=True))
         x = np.where(mask, tensor + total, total) / np.where(mask, 1 + rho * len(weights), rho * len(weights))

@@ -9,7 +9,15 @@ import pytest
 
 from jaxspec.completion import complete_tensor
 from jaxspec.completion.tensor import duality_gap, lambda_max
-from jaxspec.solvers import DataTerm, Displacement, Gap, RelativeResidual, Residual, accelerated_proximal_gradient, consensus_admm
+from jaxspec.solvers import (
+    DataTerm,
+    Displacement,
+    Gap,
+    RelativeResidual,
+    Residual,
+    accelerated_proximal_gradient,
+    consensus_admm,
+)
 
 SHAPE = (3, 3, 3)
 
@@ -47,23 +55,24 @@ def complete(seed, **options):
 
 CHANGES = {
     "data": ({}, {}),
-    "lam": ({"lam": 0.1}, {"lam": 0.2}),
-    "kind of lam": ({"lam": 0.1}, {"lam": jnp.asarray(0.3)}),
-    "whole lam": ({"lam": 0.1}, {"lam": 1}),
-    "over_relaxation": ({"over_relaxation": 1.2}, {"over_relaxation": 1}),
-    "tol": ({"tol": 1e-3}, {"tol": 1e-2}),
-    "rule": ({"stop": Gap(1e-3)}, {"stop": Gap(1e-2)}),
-    "policy": ({"penalty": Displacement(exponent=0.5)}, {"penalty": Displacement(exponent=0.8, bound=3.0)}),
-    "whole policy": ({"penalty": Displacement(bound=8.0)}, {"penalty": Displacement(bound=3)}),
-    "other policy": ({"penalty": RelativeResidual(mu=3.0)}, {"penalty": RelativeResidual(mu=4.0, factor=1.5)}),
-    "weights": ({"weights": [1, 2, 3]}, {"weights": [0.5, 0.1, 0.2]}),
+    "noisy": (
+        {"lam": 0.1, "over_relaxation": 1.2, "tol": 1e-3, "weights": [1, 2, 3], "obs_weights": np.ones(SHAPE)},
+        {"lam": 1, "over_relaxation": 1, "tol": 1e-2, "weights": [0.5, 0.1, 0.2], "obs_weights": np.full(SHAPE, 2.0)},
+    ),
+    "exact": (
+        {"rho": 0.1, "stop": Gap(1e-3), "penalty": RelativeResidual(mu=3.0), "lower": 0.0, "upper": 1.0},
+        {"rho": 2, "stop": Gap(1e-2), "penalty": RelativeResidual(mu=4.0, factor=1.5), "lower": -1, "upper": 2.0},
+    ),
+    "start": (
+        {"init": np.ones(SHAPE), "rho_scale": 0.1, "truth": np.ones(SHAPE), "penalty": Displacement(exponent=0.5)},
+        {
+            "init": np.zeros(SHAPE),
+            "rho_scale": 3,
+            "truth": np.zeros(SHAPE),
+            "penalty": Displacement(exponent=0.8, bound=3.0),
+        },
+    ),
     "weights in an array": ({"weights": jnp.array([1.0, 2, 3])}, {"weights": jnp.array([3.0, 2, 3])}),
-    "rho": ({"rho": 0.1}, {"rho": 0.2}),
-    "rho_scale": ({"rho_scale": 0.1}, {"rho_scale": 3}),
-    "box": ({"lower": 0.0, "upper": 1.0}, {"lower": -1, "upper": 2.0}),
-    "truth": ({"truth": np.ones(SHAPE)}, {"truth": np.zeros(SHAPE)}),
-    "start": ({"init": np.ones(SHAPE)}, {"init": np.zeros(SHAPE)}),
-    "entry weights": ({"obs_weights": np.ones(SHAPE), "lam": 0.1}, {"obs_weights": np.full(SHAPE, 2.0), "lam": 0.3}),
 }
 
 

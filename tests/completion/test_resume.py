@@ -33,7 +33,8 @@ def assert_same_bits(a, b):
 
 
 @pytest.mark.parametrize(
-    "policy", ["displacement", "displacement_per_block", "relative_residual", "residual", "norm_ratio", "spectral", "fixed"]
+    "policy",
+    ["displacement", "displacement_per_block", "relative_residual", "residual", "norm_ratio", "spectral", "fixed"],
 )
 def test_two_runs_are_one_run_for_every_policy(complete, policy):
     # 13 is no multiple of a window, so that the policy's memory is needed.

@@ -22,7 +22,9 @@ def problem(seed):
 
 
 def complete(tensor, mask, lam, **options):
-    return complete_tensor(tensor, mask, lam=lam, **{"tol": 1e-7, "max_iter": 300, "certificate": True, "svt": "gram", **options})
+    return complete_tensor(
+        tensor, mask, lam=lam, **{"tol": 1e-7, "max_iter": 300, "certificate": True, "svt": "gram", **options}
+    )
 
 
 def seen(result):
@@ -51,7 +53,9 @@ def test_sweep_over_weights_relaxation_and_tolerance_is_a_vmap():
     tensor, mask = problem(1)
 
     def one(weights, over_relaxation, tol):
-        return complete(tensor, mask, None, weights=weights, over_relaxation=over_relaxation, tol=tol, history=False).tensor
+        return complete(
+            tensor, mask, None, weights=weights, over_relaxation=over_relaxation, tol=tol, history=False
+        ).tensor
 
     weights = jnp.asarray([[1.0, 1.0, 1.0], [3.0, 2.0, 1.0]])
     together = jax.vmap(one)(weights, jnp.asarray([1.0, 1.6]), jnp.asarray([1e-8, 1e-5]))

@@ -47,7 +47,7 @@ def test_order_of_the_row_modes_does_not_matter_and_one_mode_may_be_a_number():
 
 @pytest.mark.parametrize("modes", [(), (0, 0), (3,), (-1,), (0, 1, 2), 3])
 def test_bad_subsets_of_modes_are_named(modes):
-    with pytest.raises(ValueError, match="modes must be a proper non-empty subset of 0..2 without repetition, got"):
+    with pytest.raises(ValueError, match=r"modes must be a proper non-empty subset of 0\.\.2 without repetition, got"):
         unfold(jnp.zeros((2, 3, 4)), modes)
     with pytest.raises(ValueError, match="modes must be a proper non-empty subset"):
         fold(jnp.zeros((2, 12)), modes, (2, 3, 4))

@@ -82,11 +82,10 @@ def test_every_update_descends(random_tree, tx):
         assert all(float(jnp.sum(updates[k] * g[k])) > 0 for k in g)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("normalize", ["rms", "none"])
+@pytest.mark.parametrize(("dtype", "normalize"), [(jnp.float32, "none"), (jnp.bfloat16, "rms")])
 def test_rank_one_matrices_never_get_a_zero_update(random_tree, dtype, normalize):
     g = {"w": jnp.outer(random_tree({"u": (6,)})["u"], random_tree({"v": (9,)}, 1)["v"]).astype(dtype)}
-    for steps in range(1, 21):
+    for steps in (1, 2, 3, 4, 5, 8, 13, 20):
         tx = scale_by_kaon(steps=steps, normalize=normalize, shape_scale="none")
         updates, _ = tx.update(g, tx.init(g))
         assert float(jnp.linalg.norm(updates["w"].astype(jnp.float32))) > 0.04

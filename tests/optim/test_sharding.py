@@ -29,9 +29,9 @@ def unsharded(tx):
     return jax.jit(tx.update)(g, tx.init(g))[0]
 
 
-def check(updates, expected):
+def check(updates, expected, atol=1e-5):
     for k in expected:
-        np.testing.assert_allclose(np.asarray(updates[k]), np.asarray(expected[k]), atol=1e-5)
+        np.testing.assert_allclose(np.asarray(updates[k]), np.asarray(expected[k]), atol=atol)
 """
 
 STACKED = """
@@ -71,8 +71,9 @@ for kind in (AxisType.Auto, AxisType.Explicit):
     mesh = mesh_of(kind)
     g = placed(mesh, {})
     everywhere = {k: NamedSharding(mesh, P()) for k in g}
-    for build in (lambda **o: scale_by_muon(**JORDAN, **o), lambda **o: scale_by_kaon(**o),
-                  lambda **o: scale_by_kaon(jax.random.key(0), method="iid", **o)):
+    # The chaotic map multiplies a difference in rounding by up to 4.1^5.
+    for build, atol in ((lambda **o: scale_by_muon(**JORDAN, **o), 1e-5), (lambda **o: scale_by_kaon(**o), 2e-4),
+                        (lambda **o: scale_by_kaon(jax.random.key(0), method="iid", **o), 1e-5)):
         divided, whole = build(dimension_numbers=DIMS, mesh=mesh, axis="data"), build(dimension_numbers=DIMS)
         state = divided.init(g)
         step = jax.jit(lambda g, s: divided.update(g, s)[0], out_shardings=everywhere).lower(g, state).compile()
@@ -80,10 +81,9 @@ for kind in (AxisType.Auto, AxisType.Explicit):
         assert all(u.sharding.is_fully_replicated for u in updates.values())
         # Of 8 x 16, every device has two of the stack and one of the two others padded to eight; of 6 x 8, one has all.
         assert "f32[3,8,16]" in step.as_text() and "f32[1,6,8]" in step.as_text()
-        # Nothing is communicated before or inside the map, only its results afterwards.
-        found = re.findall(COLLECTIVES, step.as_text())
-        assert {name for name, _ in found} <= {"all-gather", "all-reduce"}, found
-        check(updates, unsharded(whole))
+        # Nothing is communicated before or inside the map; its results are gathered once: stack, two others, lone one.
+        assert [name for name, _ in re.findall(COLLECTIVES, step.as_text())] == ["all-gather"] * 3
+        check(updates, unsharded(whole), atol)
 """
 
 EAGER_AND_TWO_AXES = """

@@ -1,4 +1,4 @@
-"""A problem with a closed form: ``min 1/2 sum w (x - t)^2 + l1 ||x||_1 + l2 sum_rows ||x_row||_2`` (sparse group lasso)."""
+"""A closed form: ``min 1/2 sum w (x - t)^2 + l1 ||x||_1 + l2 sum_rows ||x_row||_2``, the sparse group lasso."""
 
 from typing import NamedTuple
 

@@ -76,7 +76,13 @@ def test_solution_does_not_depend_on_over_relaxation(solve, problem, over_relaxa
 
 @pytest.mark.parametrize(
     "penalty",
-    [Fixed(), Displacement(per_block=True), RelativeResidual(per_block=True), ResidualBalance(per_block=True), Halving(10)],
+    [
+        Fixed(),
+        Displacement(per_block=True),
+        RelativeResidual(per_block=True),
+        ResidualBalance(per_block=True),
+        Halving(10),
+    ],
     ids=lambda penalty: type(penalty).__name__,
 )
 def test_policies_of_ours_and_of_a_user_reach_the_solution(solve, problem, penalty):
@@ -227,7 +233,10 @@ def test_scaled_duals_start_the_run(solve, problem):
         ({"max_iter": -1}, "max_iter must be >= 0, got -1"),
         ({"check_every": 0}, "check_every must be >= 1, got 0"),
         ({"loop": "for"}, "loop must be 'while' or 'scan', got 'for'"),
-        ({"u0": [np.zeros((6, 4)), np.zeros((6, 3))]}, r"dual 1 must have the shape \(6, 4\) of its block, got \(6, 3\)"),
+        (
+            {"u0": [np.zeros((6, 4)), np.zeros((6, 3))]},
+            r"dual 1 must have the shape \(6, 4\) of its block, got \(6, 3\)",
+        ),
         ({"u0": [np.zeros((6, 4))]}, "u0 must .* 2 .* 1"),
     ],
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),

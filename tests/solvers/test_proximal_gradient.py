@@ -172,7 +172,9 @@ def solve(state, max_iter, **options):
     a, b = regression()
     problem = LeastSquares(jnp.asarray(a), jnp.asarray(b)), Soft(jnp.asarray(0.01))
     options = {"step": 1.0, "tol": 0.0, "check_every": 5, **options}
-    return accelerated_proximal_gradient(*problem, jnp.zeros(8) if state is None else state, max_iter=max_iter, **options)
+    return accelerated_proximal_gradient(
+        *problem, jnp.zeros(8) if state is None else state, max_iter=max_iter, **options
+    )
 
 
 @pytest.mark.parametrize("restart", ["gradient", "none"])

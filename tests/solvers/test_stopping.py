@@ -131,7 +131,9 @@ def test_default_tolerance_follows_the_dtype(solve, problem):
     _, info = solve()
     assert 1e-8 < max(float(info.primal_residual), float(info.dual_residual)) <= 1e-6
     single = [jnp.float32]
-    _, info = consensus_admm(problem.blocks(*single), problem.data_term(*single), jnp.zeros((6, 4), jnp.float32), rho=5.0)
+    _, info = consensus_admm(
+        problem.blocks(*single), problem.data_term(*single), jnp.zeros((6, 4), jnp.float32), rho=5.0
+    )
     assert 1e-7 < max(float(info.primal_residual), float(info.dual_residual)) <= 1e-5
 
 

@@ -1,0 +1,45 @@
+"""A tensor that is divided over devices is completed like one that is not."""
+
+import json
+
+import pytest
+
+SNIPPET = """
+import json, sys, time
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxspec.completion import complete_tensor
+
+rng = np.random.default_rng(0)
+factors = [rng.standard_normal((n, 2)) for n in (8, 10, 16)]
+tensor = np.einsum("ir,jr,kr->ijk", *factors).astype(np.float32)
+mask = rng.random(tensor.shape) < 0.6
+run = jax.jit(lambda t, m: complete_tensor(t, m, svt="gram", tol=1e-5, validate=False, history=False))
+single = run(tensor, mask)
+assert len(jax.devices()) == 8
+explicit = sys.argv[1] == "explicit"
+mesh = jax.make_mesh((8,), ("d",)) if explicit else Mesh(np.array(jax.devices()), ("d",))
+seen = []
+for spec in (PartitionSpec(None, None, "d"), PartitionSpec("d"))[: 1 if explicit else 2]:
+    place = NamedSharding(mesh, spec)
+    begin = time.perf_counter()
+    result = jax.block_until_ready(run(jax.device_put(tensor, place), jax.device_put(mask, place)))
+    seen.append({
+        "error": float(jnp.max(jnp.abs(np.asarray(result.tensor) - np.asarray(single.tensor)))),
+        "size": float(np.abs(tensor).max()),
+        "iterations": [int(single.info.iterations), int(result.info.iterations)],
+        "converged": bool(result.info.converged),
+        "shards": len({str(shard.index) for shard in result.tensor.addressable_shards}),
+        "seconds": time.perf_counter() - begin,
+    })
+print(json.dumps(seen))
+"""
+
+
+@pytest.mark.parametrize("axes", ["auto", "explicit"])
+def test_completion_of_a_sharded_tensor_is_that_of_the_whole(run_python, axes):
+    for seen in json.loads(run_python(SNIPPET, axes, devices=8, timeout=180.0).stdout):
+        assert seen["converged"]
+        assert seen["error"] <= 1e-5 * seen["size"]
+        assert abs(seen["iterations"][0] - seen["iterations"][1]) <= 1
+        assert seen["shards"] == 8, "the result should stay divided"
