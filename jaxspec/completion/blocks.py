@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxspec.completion.unfolding import Modes, split_modes
+from jaxspec.completion.validation import is_concrete
 from jaxspec.linalg import singular_values, spectral_norm
 from jaxspec.prox import svt, tubal_norm, tubal_spectral_norm, tubal_svt
 from jaxspec.solvers import Block
@@ -64,7 +65,7 @@ def unfoldings(
 
 
 def _checked_weights(weights: Any, count: int) -> list[Any]:
-    if isinstance(weights, Sequence | np.ndarray):
+    if isinstance(weights, Sequence) or is_concrete(weights):
         values = [float(weight) for weight in weights]
         if any(not 0 <= weight < float("inf") for weight in values):
             raise ValueError(f"weights must be non-negative and finite, got {values}")

@@ -10,6 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxspec.completion.validation import is_concrete
 from jaxspec.linalg.scaling import power_of_two_scale
 from jaxspec.solvers import Block, DataTerm
 
@@ -66,9 +67,7 @@ def positive_lam(lam: Number | None, dtype: Any) -> Array | None:
     Returns:
         None for the exact problem, else the array.
     """
-    if isinstance(lam, int | float) and lam == 0:
-        return None
-    if lam is None:
+    if lam is None or (is_concrete(lam) and float(lam) == 0):
         return None
     lam = jnp.asarray(lam, dtype)
     return eqx.error_if(

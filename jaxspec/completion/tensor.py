@@ -20,13 +20,13 @@ from jaxspec.completion import validation
 from jaxspec.completion.metrics import TruthError
 from jaxspec.completion.result import TensorCompletion
 from jaxspec.completion.scaled import Problem, ScaledProblem, data_scale, first_penalty, positive_lam, rescale
-from jaxspec.completion.warm_start import WarmStart, off_support_removed, polar_duals
+from jaxspec.completion.warm_start import WarmStart, polar_duals
 from jaxspec.linalg import spectral_norm
-from jaxspec.solvers import Block, Displacement, Residual, consensus_admm
+from jaxspec.solvers import ADMMState, Block, Displacement, Residual, consensus_admm
 from jaxspec.solvers.admm import certificate as admm_certificate
 from jaxspec.solvers.loop import EMPTY, History, as_traced
 from jaxspec.solvers.state import initial_state
-from jaxspec.solvers.stopping import safe_ratio
+from jaxspec.solvers.stopping import Residuals, safe_ratio
 
 Number = float | int | Float[Array, ""]
 Regularizer = str | Sequence[Block]
@@ -111,9 +111,12 @@ def complete_tensor(
         >>> bool(jnp.abs(result.tensor - truth).max() < 1e-2)
         True
     """
-    tensor, mask, dtype = validation.observations(tensor, mask, validate)
+    # The named regularisers but the tubal one are nuclear norms of matrices that hold a slice as rows or columns.
+    zeros = isinstance(regularizer, str) and regularizer != "tubal"
+    tensor, mask, dtype = validation.observations(tensor, mask, validate, zero_slices=zeros)
     validation.options(lam, obs_weights, over_relaxation, tol, stop)
     validation.positive(rho=rho, rho_scale=rho_scale)
+    validation.box(lower, upper)
     blocks = build_blocks(tensor.shape, regularizer, weights, svt)
     lam = positive_lam(lam, tensor.dtype)
     problem = Problem(
@@ -122,9 +125,9 @@ def complete_tensor(
         obs_weights=validation.observation_weights(obs_weights, tensor, validate),
         lam=lam,
         box=tuple(None if bound is None else jnp.asarray(bound, tensor.dtype) for bound in (lower, upper)),
-        truth=None if truth is None else jnp.asarray(truth, tensor.dtype),
+        truth=None if truth is None else validation.like("truth", truth, tensor, where=False),
     )
-    start = _start(init, rho, rho_scale, tensor)
+    start = _start(init, rho, rho_scale, problem, blocks)
     penalty, stop = as_traced((penalty, Residual(tol) if stop is None else stop), tensor.dtype)
     static = _Static(max_iter, check_every, certificate, history, loop)
     method = _Method(jnp.asarray(over_relaxation, tensor.dtype), penalty, stop)
@@ -151,6 +154,8 @@ def build_blocks(shape: Sequence[int], regularizer: Regularizer, weights: Any, m
         ValueError: for an unknown name, or weights that the regulariser does not take.
     """
     if not isinstance(regularizer, str):
+        if not regularizer:
+            raise ValueError("regularizer must hold at least one block")
         if weights is not None:
             raise ValueError("weights must be None where regularizer is a sequence of blocks: they carry their own")
         return tuple(regularizer)
@@ -209,6 +214,7 @@ def duality_gap(
     """
     tensor, mask, _ = validation.observations(tensor, mask, True)
     obs_weights = validation.observation_weights(obs_weights, tensor, True)
+    validation.options(lam, obs_weights, 1.0, None, None)
     problem = Problem(tensor, mask, obs_weights, positive_lam(lam, tensor.dtype), (None, None), None)
     blocks = build_blocks(tensor.shape, regularizer, weights, "auto")
     return _gap(problem, blocks, jnp.asarray(result.tensor, tensor.dtype), tuple(result.duals))
@@ -254,19 +260,24 @@ class _Static(NamedTuple):
     loop: str
 
 
-def _start(init: Any, rho: Any, rho_scale: Any, tensor: Array) -> _Start:
+def _start(init: Any, rho: Any, rho_scale: Any, problem: Problem, blocks: tuple[Block, ...]) -> _Start:
+    tensor = problem.tensor
     if isinstance(init, TensorCompletion) and init.state is not None:
+        validation.resumable(init, tensor, blocks)
         return _Start(None, (init.state, init.scale), None, None)
     if isinstance(init, TensorCompletion):
         init = WarmStart(init.tensor, init.duals or None)
     if init is not None and not isinstance(init, WarmStart):
         init = WarmStart(jnp.asarray(init, tensor.dtype))
     if init is not None:
-        x = jnp.broadcast_to(jnp.asarray(init.x, tensor.dtype), tensor.shape)
-        init = WarmStart(x, init.duals, init.rho_scale)
+        validation.positive(rho_scale=init.rho_scale)
+        free = ~problem.mask if problem.lam is None else None  # the exact problem overwrites the other entries
+        init = WarmStart(validation.like("init", init.x, tensor, where=free), init.duals, init.rho_scale)
     if rho_scale is None:
         cold = init is None or init.has_duals
         rho_scale = (1.0 if cold else 10.0) if init is None or init.rho_scale is None else init.rho_scale
+    if rho is not None and jnp.shape(rho) not in ((), (1,), (len(blocks),)):
+        raise ValueError(f"rho must be a number or one per block ({len(blocks)}), got shape {jnp.shape(rho)}")
     as_array = lambda value: None if value is None else jnp.asarray(value, tensor.dtype)  # noqa: E731
     return _Start(init, None, as_array(rho), as_array(rho_scale))
 
@@ -277,7 +288,7 @@ def _solve(
 ) -> TensorCompletion:
     scale = data_scale(problem) if start.resumed is None else start.resumed[1]
     scaled = rescale(problem, blocks, scale)
-    state = start.resumed[0] if start.resumed else _first_state(problem, scaled, start, method.penalty)
+    state = start.resumed[0] if start.resumed else _first_state(problem, blocks, scaled, start, method.penalty)
     state, info = consensus_admm(
         scaled.blocks,
         scaled.data_term,
@@ -312,33 +323,37 @@ def _solve(
     )
 
 
-def _first_state(problem: Problem, scaled: ScaledProblem, start: _Start, penalty: Any) -> Any:
+def _first_state(
+    problem: Problem, blocks: tuple[Block, ...], scaled: ScaledProblem, start: _Start, penalty: Any
+) -> ADMMState:
     rho0 = first_penalty(scaled.blocks, scaled.target)
     rho = start.rho_scale * rho0 if start.rho is None else start.rho * scaled.scale / scaled.dual_unit
     fill, duals = jnp.zeros_like(scaled.target), None
     if start.warm is not None:
         fill = start.warm.x / scaled.scale
         if isinstance(start.warm.duals, str) and start.warm.duals == "polar":
-            duals = polar_duals(scaled.blocks, fill, scaled.support, rho0)
+            factor = 1.0 if problem.lam is None else problem.lam / scaled.scale
+            duals = polar_duals(blocks, fill, scaled.support, rho0, factor)
         elif start.warm.has_duals:
             duals = tuple(jnp.asarray(w, fill.dtype) / scaled.dual_unit for w in start.warm.duals)
     observed = jnp.sum(problem.mask & scaled.support)
     no_box = all(bound is None for bound in problem.box)
     zero = (jnp.max(jnp.abs(scaled.target), initial=0) == 0) & no_box
     complete = (observed == problem.mask.size) & (problem.lam is None)
-    x0 = jnp.where(scaled.support, scaled.target, jnp.where(zero, 0, fill))
+    x0 = jnp.where(zero, 0, fill)
+    if problem.lam is None or start.warm is None:
+        x0 = jnp.where(scaled.support, scaled.target, x0)
     state = initial_state(scaled.blocks, x0, rho=rho, penalty=penalty, duals=duals)
-    solved = jnp.where(zero | complete, 0, state.measure).astype(state.measure.dtype)
-    return state._replace(
-        measure=solved, status=jnp.where((observed == 0) & no_box, EMPTY, state.status).astype(jnp.int32)
-    )
+    at_once = Residuals(*(jnp.where(zero | complete, 0, value) for value in state.residuals))
+    status = jnp.where((observed == 0) & no_box, EMPTY, state.status).astype(jnp.int32)
+    return state._replace(residuals=at_once, value=jnp.where(zero, 0, state.value), status=status)
 
 
 @eqx.filter_jit
 def _gap(problem: Problem, blocks: tuple[Block, ...], x: Array, duals: tuple[Array, ...]) -> DualityGap:
     scale = data_scale(problem)
     scaled = rescale(problem, blocks, scale)
-    duals = off_support_removed(scaled.blocks, [w / scaled.dual_unit for w in duals], scaled.support)
+    duals = [w / scaled.dual_unit for w in duals]
     primal, dual = admm_certificate(scaled.blocks, scaled.data_term, x / scale, duals)
     relative = safe_ratio(primal - dual, jnp.abs(primal))
     return DualityGap(primal * scaled.dual_unit * scale, dual * scaled.dual_unit * scale, relative)

@@ -16,13 +16,14 @@ def is_concrete(*arrays: Any) -> bool:
     return not any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
-def observations(tensor: Any, mask: Any, validate: bool) -> tuple[Array, Array, Any]:
+def observations(tensor: Any, mask: Any, validate: bool, *, zero_slices: bool = True) -> tuple[Array, Array, Any]:
     """Tensor in its computing dtype with zeros where it is not observed, boolean mask, and the dtype to return.
 
     Args:
         tensor: N >= 2 modes.
         mask: boolean or 0/1; None: observed where finite.
         validate: whether to look at values.
+        zero_slices: whether a slice without an observed entry is completed by zeros (for the warning).
 
     Returns:
         The triple (tensor, mask, dtype of the result).
@@ -36,6 +37,11 @@ def observations(tensor: Any, mask: Any, validate: bool) -> tuple[Array, Array, 
         raise TypeError(f"tensor must be real, got dtype {tensor.dtype}")
     if tensor.ndim < 2:
         raise ValueError(f"tensor must have at least two modes, got shape {tensor.shape}")
+    if jax.typeof(tensor).sharding.mesh.explicit_axes:
+        raise ValueError(
+            "tensor must be sharded over mesh axes of type jax.sharding.AxisType.Auto, got explicit ones: unfoldings "
+            "leave the layout to the compiler"
+        )
     if 0 in tensor.shape:
         raise ValueError(f"tensor must not be empty, got shape {tensor.shape}")
     floating = jnp.issubdtype(tensor.dtype, jnp.floating)
@@ -43,7 +49,7 @@ def observations(tensor: Any, mask: Any, validate: bool) -> tuple[Array, Array, 
     tensor = tensor.astype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
     mask = jnp.isfinite(tensor) if mask is None else _boolean_mask(mask, tensor.shape, validate)
     if validate and is_concrete(tensor, mask):
-        _check_observed(np.asarray(tensor), np.asarray(mask))
+        _check_observed(np.asarray(tensor), np.asarray(mask), zero_slices)
     return jnp.where(mask, tensor, 0), mask, dtype
 
 
@@ -62,7 +68,7 @@ def _boolean_mask(mask: Any, shape: tuple[int, ...], validate: bool) -> Array:
     return mask != 0
 
 
-def _check_observed(tensor: np.ndarray, mask: np.ndarray) -> None:
+def _check_observed(tensor: np.ndarray, mask: np.ndarray, zero_slices: bool) -> None:
     bad = mask & ~np.isfinite(tensor)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -76,11 +82,9 @@ def _check_observed(tensor: np.ndarray, mask: np.ndarray) -> None:
         seen = mask.any(axis=tuple(other for other in range(mask.ndim) if other != mode))
         if not seen.all():
             missing = np.flatnonzero(~seen).tolist()
-            warnings.warn(
-                f"mode {mode} has slices without an observed entry, at {missing}: they are completed by zeros",
-                UserWarning,
-                stacklevel=4,
-            )
+            end = ": they are completed by zeros" if zero_slices else ""
+            text = f"mode {mode} has slices without an observed entry, at {missing}{end}"
+            warnings.warn(text, UserWarning, stacklevel=4)
 
 
 def observation_weights(weights: Any, tensor: Array, validate: bool) -> Array | None:
@@ -148,6 +152,65 @@ def positive(**values: Any) -> None:
             raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
+def box(lower: Any, upper: Any) -> None:
+    """Raises `ValueError` for bounds that are NaN or leave nothing between them.
+
+    Args:
+        lower: least value, or None.
+        upper: largest value, or None.
+    """
+    for name, value in {"lower": lower, "upper": upper}.items():
+        if value is not None and is_concrete(value) and np.isnan(np.asarray(value, dtype=float)).any():
+            raise ValueError(f"{name} must not be NaN, got {value}")
+    known = lower is not None and upper is not None and is_concrete(lower, upper)
+    if known and not np.all(np.asarray(lower) <= np.asarray(upper)):
+        raise ValueError(f"lower must not exceed upper, got {lower} and {upper}")
+
+
+def like(name: str, value: Any, tensor: Array, *, where: Any = None) -> Array:
+    """An argument broadcast to the tensor, in its dtype.
+
+    Args:
+        name: of the argument, for the message.
+        value: array or number.
+        tensor: the data.
+        where: entries whose values must be finite; None: all.
+
+    Returns:
+        The array.
+
+    Raises:
+        ValueError: for a shape that does not broadcast, or a value that is not finite.
+    """
+    array = jnp.asarray(value, tensor.dtype)
+    ends = zip(array.shape[::-1], tensor.shape[::-1], strict=False)
+    if array.ndim > tensor.ndim or not all(side in (1, full) for side, full in ends):
+        raise ValueError(f"{name} must broadcast to the shape {tensor.shape} of tensor, got shape {array.shape}")
+    array = jnp.broadcast_to(array, tensor.shape)
+    where = jnp.asarray(True if where is None else where)
+    if is_concrete(array, where):
+        bad = int(jnp.sum(where & ~jnp.isfinite(array)))
+        if bad:
+            raise ValueError(f"{name} must be finite, got {bad} entries that are not")
+    return array
+
+
+def resumable(init: Any, tensor: Array, blocks: Any) -> None:
+    """Raises `ValueError` for a result that belongs to a problem of another shape, dtype or regulariser.
+
+    Args:
+        init: the result to resume.
+        tensor: the data.
+        blocks: the regularisers.
+    """
+    x = init.state.x
+    if x.shape != tensor.shape or x.dtype != tensor.dtype:
+        raise ValueError(f"init must be a result for {tensor.dtype}{tensor.shape} data, got one for {x.dtype}{x.shape}")
+    layouts = [[(block.gather, block.count.shape) for block in terms] for terms in (blocks, init.blocks)]
+    if layouts[0] != layouts[1]:
+        raise ValueError("init must be a result for the same regularizer, got one with other blocks")
+
+
 def options(lam: Any, obs_weights: Any, over_relaxation: Any, tol: Any, stop: Any) -> None:
     """Raises `ValueError` for scalar options out of range.
 
@@ -158,7 +221,7 @@ def options(lam: Any, obs_weights: Any, over_relaxation: Any, tol: Any, stop: An
         tol: None or non-negative.
         stop: None unless tol is.
     """
-    exact = lam is None or (isinstance(lam, int | float) and lam == 0)
+    exact = lam is None or (is_concrete(lam) and float(lam) == 0)
     if not exact and is_concrete(lam) and not 0 < float(lam) < float("inf"):
         raise ValueError(f"lam must be positive and finite (or None or 0: exact), got {lam}")
     if obs_weights is not None and exact:

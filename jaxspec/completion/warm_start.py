@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from jaxspec.completion.blocks import unfoldings
 from jaxspec.linalg import spectral_map, top_svd
 from jaxspec.solvers import Block
+from jaxspec.solvers.admm import without_excess
 
 # Slope of the polar duals in units of the first penalty; 10 to 100 were found to do.
 _POLAR_SLOPE = 30.0
@@ -25,7 +26,7 @@ class WarmStart(eqx.Module):
     """Where `complete_tensor` starts.
 
     Attributes:
-        x: initial tensor in the units of the data; observed entries are overwritten by the data.
+        x: initial tensor in the units of the data; the exact problem overwrites its observed entries by the data.
         duals: None or ``"none"``: zero; ``"polar"``: ``U min(q s, alpha_i) V^T`` of the unfoldings of x, corrected to
             the support of the data; or one array per block, e.g. the ``duals`` of another result or of
             `dual_from_low_rank`.
@@ -42,27 +43,20 @@ class WarmStart(eqx.Module):
         return not (self.duals is None or (isinstance(self.duals, str) and self.duals == "none"))
 
 
-def off_support_removed(
+def _off_support_removed(
     blocks: Sequence[Block], duals: Sequence[Array], support: Bool[Array, "..."]
 ) -> tuple[Array, ...]:
-    """Duals moved by the least amount such that ``sum_i A_i^T W_i`` vanishes off the support of the data.
-
-    Args:
-        blocks: the regularisers.
-        duals: W_i, one per block.
-        support: True where the data term is not flat.
-
-    Returns:
-        ``W_i - A_i (R / sum_k c_k)`` with R the part of ``sum_i A_i^T W_i`` off the support.
-    """
+    """Duals moved by the least amount such that ``sum_i A_i^T W_i`` vanishes off the support of the data."""
     total = sum(block.scatter(block.data, w) for block, w in zip(blocks, duals, strict=True))
-    count = sum(block.count.astype(total.dtype) for block in blocks)
-    excess = jnp.where(support | (count == 0), 0, total / jnp.where(count == 0, 1, count))
-    return tuple(w - block.gather(block.data, excess) for block, w in zip(blocks, duals, strict=True))
+    return without_excess(blocks, duals, jnp.where(support, 0, total))
 
 
 def polar_duals(
-    blocks: Sequence[Block], x: Float[Array, "..."], support: Bool[Array, "..."], rho: Float[Array, ""]
+    blocks: Sequence[Block],
+    x: Float[Array, "..."],
+    support: Bool[Array, "..."],
+    rho: Float[Array, ""],
+    factor: float | Float[Array, ""] = 1.0,
 ) -> tuple[Array, ...]:
     """``W_i = U min(q s, threshold_i) V^T`` of the matrices of each block, corrected to the support.
 
@@ -71,16 +65,22 @@ def polar_duals(
         x: tensor.
         support: True where the data term is not flat.
         rho: first penalty; q is 30 times it.
+        factor: of the regularisers (lam).
 
     Returns:
         One array per block.
+
+    Raises:
+        ValueError: for a block that is not a stack of nuclear norms.
     """
+    if not all(hasattr(block.prox, "thresholds") for block in blocks):
+        raise ValueError("duals='polar' needs a regulariser made of nuclear norms of matrices")
 
     def dual(block: Block) -> Array:
-        thresholds = block.prox.thresholds(block.data, x.dtype)[..., None]
+        thresholds = factor * block.prox.thresholds(block.data, x.dtype)[..., None]
         return spectral_map(block.gather(block.data, x), lambda s: jnp.minimum(_POLAR_SLOPE * rho * s, thresholds))
 
-    return off_support_removed(blocks, [dual(block) for block in blocks], support)
+    return _off_support_removed(blocks, [dual(block) for block in blocks], support)
 
 
 class _LowRank(NamedTuple):
@@ -128,11 +128,11 @@ def dual_from_low_rank(
     @jax.jit
     def alternate(parts: tuple[_LowRank, ...]) -> tuple[Array, ...]:
         def body(_: Array, duals: tuple[Array, ...]) -> tuple[Array, ...]:
-            duals = off_support_removed(blocks, duals, mask)
+            duals = _off_support_removed(blocks, duals, mask)
             return tuple(part.sign + _complement(part, w) for part, w in zip(parts, duals, strict=True))
 
         duals = jax.lax.fori_loop(0, iters, body, tuple(part.sign for part in parts))
-        return off_support_removed(blocks, duals, mask)
+        return _off_support_removed(blocks, duals, mask)
 
     return alternate(parts)
 

@@ -214,7 +214,7 @@ def _recombine(request: Request) -> Plan:
     fixed = isinstance(request.schedule, tuple)
     best = math.inf
     for steps in range(1, _MAX_RECOMBINE_STEPS + 1):
-        pool = [request.schedule] if fixed else candidates(request.lower, request.eps, steps, products)
+        pool = [request.schedule] if fixed else candidates(request.eps or request.lower, steps, products)
         for schedule in pool:
             try:
                 fit = recombination(request.c, request.lower, schedule, eps=request.eps, products=products)

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Inexact
 
 from jaxspec.linalg.coefficients.newton_schulz import Schedule
-from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.normalisation import hermitian_product, matmul
 from jaxspec.linalg.scaling import conjugate_transpose
 
 
@@ -40,14 +40,14 @@ def iterate(
     total = _Total(alpha, steps)
     total.add(0, y)
     for k, (a, b, c) in enumerate(schedule):
-        square = matmul(y, conjugate_transpose(y), precision) if gram is None else gram
+        square = hermitian_product(y, conjugate_transpose(y), precision) if gram is None else gram
         gram = None
         if products:
             once = matmul(square, y, precision)
             total.add(steps + 1 + k, once)
             y = a * y + b * once + c * matmul(square, once, precision)
         else:
-            y = a * y + matmul(b * square + c * matmul(square, square, precision), y, precision)
+            y = a * y + matmul(b * square + c * hermitian_product(square, square, precision), y, precision)
         total.add(k + 1, y)
     return y if alpha is None else total.value
 
@@ -92,7 +92,7 @@ def iterate_gram(
         return matmul(_gram_steps(gram, schedule, weights, precision)[0], y, precision)
     total, q = _gram_steps(gram, schedule[:restart], [*weights[:restart], 0.0], precision)
     middle = matmul(q, y, precision)
-    fresh = matmul(middle, conjugate_transpose(middle), precision)
+    fresh = hermitian_product(middle, conjugate_transpose(middle), precision)
     out = matmul(_gram_steps(fresh, schedule[restart:], weights[restart:], precision)[0], middle, precision)
     return out if total is None else out + matmul(total, y, precision)
 
@@ -108,13 +108,9 @@ def _gram_steps(gram, schedule, alpha, precision):
     total.add(0, eye)
     q, r = None, gram
     for k, (a, b, c) in enumerate(schedule):
-        z = a * eye + b * r + c * matmul(r, r, precision)
-        q = z if q is None else _hermitian(matmul(z, q, precision))
+        z = a * eye + b * r + c * hermitian_product(r, r, precision)
+        q = z if q is None else hermitian_product(z, q, precision)
         total.add(k + 1, q)
         if k + 1 < len(schedule):
-            r = _hermitian(matmul(matmul(z, r, precision), z, precision))
+            r = hermitian_product(hermitian_product(z, r, precision), z, precision)
     return total.value, q
-
-
-def _hermitian(x):
-    return (x + conjugate_transpose(x)) / 2

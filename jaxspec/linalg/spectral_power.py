@@ -163,9 +163,9 @@ def spectral_power(
         rows, columns = sorted(x.shape[-2:])
         real = str(jnp.zeros((), working).real.dtype)
         quintics = schedule if schedule is None or isinstance(schedule, str) else _quintics(schedule)
-        request = Request(
-            float(c), known_eps, float(lower), float(tol), rows, columns, real, quintics, gram, free_scale
-        )
+        # A floor in other units than sigma is a fraction of it that only the data know.
+        fraction = known_eps if not free_scale or known_eps == 0 else None
+        request = Request(float(c), fraction, float(lower), float(tol), rows, columns, real, quintics, gram, free_scale)
         found = plan(engine, request)
         if found.engine in ("svd", "eigh") and c > 0.5 and known_eps == 0:
             warnings.warn(
@@ -233,7 +233,7 @@ def _quintics(schedule):
 def _run(x, c, eps, number, *, found: Plan, name, precision, working):
     low_precision = jnp.finfo(working).bits < 32
     y = x.astype(jnp.float32 if low_precision else working)
-    scaled = normalise(y, name, precision, need_gram=found.gram or found.engine == "rational_gram")
+    scaled = normalise(y, name, precision, need_gram=found.engine in ("newton_schulz", "rational_gram"))
     if eps is not None:
         eps = jnp.asarray(eps, scaled.rest.dtype)
         eps = eps[..., None, None] if eps.ndim else eps

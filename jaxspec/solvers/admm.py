@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxspec.linalg import ordered
@@ -88,7 +89,7 @@ def consensus_admm(
     Raises:
         ValueError: for an argument out of range that can be seen before tracing.
     """
-    _check_arguments(blocks, rho, over_relaxation, max_iter, check_every, loop)
+    _check_arguments(blocks, rho, u0, over_relaxation, max_iter, check_every, loop)
     dtype = jnp.result_type(x0 if state is None else state.x)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"x0 must be a real floating array, got dtype {dtype}")
@@ -107,12 +108,14 @@ def certificate(
     """Primal value at x and a lower bound of the optimum: ``g(x) + sum_i f_i(A_i x) >= min_z g(z) + <V, z>``.
 
     V = theta sum_i A_i^T W_i with theta = min(1, 1 / max_i gauge_i(W_i)), one factor for all so that the support stays.
+    First every W_i gives up its share ``A_i(R / sum_k c_k)`` of the part R of the sum for which the bound would be
+    -infinity (rounding for the engine's own duals; more for duals from elsewhere).
 
     Args:
         blocks: the f_i(A_i x); each needs a gauge.
         data_term: g.
         x: a feasible point.
-        duals: W_i, one per block, with sum_i A_i^T W_i on the support of the data (true for the engine's own).
+        duals: W_i, one per block.
 
     Returns:
         The pair (primal, dual); their difference is at least the distance of ``primal`` from the optimum.
@@ -120,6 +123,8 @@ def certificate(
     Raises:
         ValueError: for a block without a gauge.
     """
+    total = sum(block.scatter(block.data, w) for block, w in zip(blocks, duals, strict=True))
+    duals = without_excess(blocks, duals, data_term.excess(data_term.data, total))
     primal = data_term.value(data_term.data, x)
     gauges, total, after = [], jnp.zeros_like(x), primal
     for index, (block, w) in enumerate(zip(blocks, duals, strict=True)):
@@ -131,7 +136,26 @@ def certificate(
         primal = primal + value
         total = total + block.scatter(block.data, w)
     theta = 1 / jnp.maximum(1, jnp.max(jnp.stack(gauges)))
-    return primal, data_term.dual(data_term.data, theta * total)
+    v = total - data_term.excess(data_term.data, total)
+    return primal, data_term.dual(data_term.data, theta * v)
+
+
+def without_excess(
+    blocks: Sequence[Block], duals: Sequence[Array], excess: Float[Array, "..."]
+) -> tuple[Float[Array, "..."], ...]:
+    """Duals moved by the least amount that takes ``excess`` out of ``sum_i A_i^T W_i``.
+
+    Args:
+        blocks: the f_i(A_i x).
+        duals: W_i, one per block.
+        excess: x-shaped.
+
+    Returns:
+        ``W_i - A_i (excess / sum_k c_k)``.
+    """
+    count = sum(block.count.astype(excess.dtype) for block in blocks)
+    share = jnp.where(count == 0, 0, excess / jnp.where(count == 0, 1, count))
+    return tuple(w - block.gather(block.data, share) for block, w in zip(blocks, duals, strict=True))
 
 
 class _Static(NamedTuple):
@@ -154,7 +178,8 @@ class _Problem(NamedTuple):
 @eqx.filter_jit
 def _run(problem: _Problem, state: ADMMState, static: _Static) -> tuple[ADMMState, ADMMInfo]:
     data_term = problem.data_term
-    state = _with_status(state, problem.stop)
+    # A resumed state is judged by the rule it now gets, which may never have looked at it.
+    state = _with_status(state._replace(measure=problem.stop.measure(state.residuals)), problem.stop)
     state = state._replace(history=_blank_history(problem, state, static) if static.history else None)
     state = iterate(
         lambda state: _step(problem, state),
@@ -293,12 +318,18 @@ def _blank_history(problem: _Problem, state: ADMMState, static: _Static) -> Hist
 
 
 def _check_arguments(
-    blocks: Sequence[Block], rho: Any, over_relaxation: Any, max_iter: int, check_every: int, loop: str
+    blocks: Sequence[Block], rho: Any, u0: Any, over_relaxation: Any, max_iter: int, check_every: int, loop: str
 ) -> None:
     check_loop_arguments(max_iter, check_every, loop)
     if not blocks:
         raise ValueError("blocks must not be empty")
     if isinstance(over_relaxation, float | int) and not 0 < over_relaxation < 2:
         raise ValueError(f"over_relaxation must be in (0, 2), got {over_relaxation}")
-    if isinstance(rho, float | int) and not 0 < rho < float("inf"):
-        raise ValueError(f"rho must be positive and finite, got {rho}")
+    if jnp.shape(rho) not in ((), (1,), (len(blocks),)):
+        raise ValueError(f"rho must be a number or one per block ({len(blocks)}), got shape {jnp.shape(rho)}")
+    if not isinstance(rho, jax.core.Tracer):
+        values = np.asarray(rho, dtype=float)
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise ValueError(f"rho must be positive and finite, got {rho}")
+    if u0 is not None and len(u0) != len(blocks):
+        raise ValueError(f"u0 must hold one array per block ({len(blocks)}), so {len(blocks)} and not {len(u0)}")

@@ -130,8 +130,8 @@ def iterate(
         def chunk(state: State) -> State:
             if check_every == 1:
                 return test(step(state))
-            steps = jnp.minimum(check_every, end - state.iter)
-            return test(jax.lax.fori_loop(0, steps, lambda _, inner: step(inner), state))
+            pause = jnp.minimum(state.iter + check_every, end)
+            return test(jax.lax.while_loop(lambda inner: runs(inner) & (inner.iter < pause), step, state))
 
         return jax.lax.while_loop(runs, chunk, state)
 
@@ -142,7 +142,7 @@ def iterate(
 
         return apply
 
-    bounded_step = masked(step, lambda inner: inner.iter < end)
+    bounded_step = masked(step, runs)
 
     def chunk(state: State) -> State:
         if check_every == 1:

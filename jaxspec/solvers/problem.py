@@ -88,13 +88,16 @@ class DataTerm(eqx.Module):
     Attributes:
         prox: ``(data, v, d, x) -> argmin_z g(z) + 1/2 sum_j d_j (z_j - v_j)^2``; x is kept where d_j = 0 and g is flat.
         value: ``(data, x) -> g(x)`` at a feasible x.
-        dual: ``(data, V) -> min_z g(z) + <V, z>`` for a V on the support of the data.
+        dual: ``(data, V) -> min_z g(z) + <V, z>``, taken without the part that ``excess`` names.
+        excess: ``(data, V) -> the part of V for which that minimum would be -infinity`` (V where g is flat and
+            unbounded).
         data: arrays that the callables use.
     """
 
     prox: Callable[[PyTree, Array, Array, Array], Array] = eqx.field(static=True)
     value: Callable[[PyTree, Array], Array] = eqx.field(static=True)
     dual: Callable[[PyTree, Array], Array] = eqx.field(static=True)
+    excess: Callable[[PyTree, Array], Array] = eqx.field(static=True)
     data: PyTree
 
     @staticmethod
@@ -117,7 +120,8 @@ class DataTerm(eqx.Module):
             The data term; its dual value is ``<V, target>`` on the mask plus ``sum min(V lower, V upper)`` off it.
         """
         target = jnp.where(mask, target, 0)
-        return DataTerm(_exact_prox, _exact_value, _exact_dual, (target, mask, _box(lower, upper, target.dtype)))
+        data = (target, mask, _box(lower, upper, target.dtype))
+        return DataTerm(_exact_prox, _exact_value, _exact_dual, _exact_excess, data)
 
     @staticmethod
     def quadratic(
@@ -144,7 +148,8 @@ class DataTerm(eqx.Module):
         target = jnp.where(weight > 0, target, 0)
         ridge = jnp.asarray(ridge, target.dtype)
         box = _box(lower, upper, target.dtype)
-        return DataTerm(_quadratic_prox, _quadratic_value, _quadratic_dual, (target, weight, ridge, box))
+        data = (target, weight, ridge, box)
+        return DataTerm(_quadratic_prox, _quadratic_value, _quadratic_dual, _quadratic_excess, data)
 
 
 Box = tuple[Array, Array] | None
@@ -164,11 +169,18 @@ def _clip(x: Array, box: Box) -> Array:
 
 
 def _linear_minimum(slope: Array, box: Box) -> Array:
-    """Minimum over the box of slope * z, entrywise; 0 where the box is absent (the slope is then 0 up to rounding)."""
+    """Minimum over the box of slope * z, entrywise; 0 where it is -infinity."""
     if box is None:
         return jnp.zeros_like(slope)
     bound = jnp.where(slope > 0, box[0], box[1])
-    return jnp.where(slope == 0, 0, slope * jnp.where(slope == 0, 0, bound))
+    return slope * jnp.where(jnp.isfinite(bound), bound, 0)
+
+
+def _unbounded(slope: Array, box: Box) -> Array:
+    """The slopes for which the minimum over the box of slope * z is -infinity, 0 elsewhere."""
+    if box is None:
+        return slope
+    return jnp.where(jnp.isfinite(jnp.where(slope > 0, box[0], box[1])), 0, slope)
 
 
 def _exact_prox(data: PyTree, v: Array, d: Array, x: Array) -> Array:
@@ -183,6 +195,11 @@ def _exact_value(data: PyTree, x: Array) -> Array:
 def _exact_dual(data: PyTree, v: Array) -> Array:
     target, mask, box = data
     return jnp.sum(jnp.where(mask, v * target, _linear_minimum(v, box)))
+
+
+def _exact_excess(data: PyTree, v: Array) -> Array:
+    _, mask, box = data
+    return jnp.where(mask, 0, _unbounded(v, box))
 
 
 def _quadratic_prox(data: PyTree, v: Array, d: Array, x: Array) -> Array:
@@ -204,3 +221,8 @@ def _quadratic_dual(data: PyTree, v: Array) -> Array:
     z = _clip((weight * target - v) / jnp.where(strict, curvature, 1), box)
     at_z = 0.5 * weight * (z - target) ** 2 + 0.5 * ridge * z**2 + v * z
     return jnp.sum(jnp.where(strict, at_z, _linear_minimum(v, box)))
+
+
+def _quadratic_excess(data: PyTree, v: Array) -> Array:
+    _, weight, ridge, box = data
+    return jnp.where(weight + ridge > 0, 0, _unbounded(v, box))

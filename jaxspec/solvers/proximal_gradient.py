@@ -170,7 +170,9 @@ def _run(
         scalar = jax.ShapeDtypeStruct((), state.change.dtype)
         names = ("value", "change") if method.certificate is None else ("value", "change", "gap")
         blank = empty_history(max_iter, dict.fromkeys(names, scalar))
-    state = _with_status(state._replace(history=blank), tol)
+    # A resumed state is judged by what this call watches, which the call before may not have.
+    measure = state.change if method.certificate is None else state.gap
+    state = _with_status(state._replace(history=blank, measure=measure), tol)
     state = iterate(
         lambda state: _step(method, step, first, state),
         lambda state: _test(method, tol, first, state),

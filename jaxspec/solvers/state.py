@@ -66,7 +66,8 @@ class ADMMInfo(NamedTuple):
         primal_residual: relative, see `Residuals`.
         dual_residual: relative, see `Residuals`.
         rho: last penalties, shape (m,).
-        objective: sum_i f_i(y_i) + g(x); y is not feasible for exact data, so this bounds nothing.
+        objective: sum_i f_i(y_i) + g(x); y is not feasible for exact data, so this bounds nothing. NaN before the first
+            iteration.
         gap: relative duality gap, NaN if not computed.
     """
 
@@ -111,6 +112,8 @@ def initial_state(
     elif duals is None:
         duals = tuple(-r * jnp.asarray(u, dtype) for r, u in zip(rho, u0, strict=True))
     duals = tuple(jnp.asarray(w, dtype) for w in duals)
+    if len(duals) != len(ax):
+        raise ValueError(f"duals must hold one array per block ({len(ax)}), got {len(duals)}")
     for index, (w, a) in enumerate(zip(duals, ax, strict=True)):
         if w.shape != a.shape:
             raise ValueError(f"dual {index} must have the shape {a.shape} of its block, got {w.shape}")

@@ -29,7 +29,7 @@ class Case(NamedTuple):
 
 
 def waves(shape, period, observed):
-    """Tensor ``cos(sum_a (a+1) i_a) + prod_a (i_a+1)/n_a / 2`` and mask ``(sum_a (2a+3) i_a + i_0 i_1) mod period < observed``."""
+    """The tensor ``cos(sum (a+1) i_a) + prod (i_a+1)/n_a / 2`` and a mask, both of the index alone."""
     index = np.indices(shape)
     axes = range(len(shape))
     tensor = np.cos(sum((a + 1) * index[a] for a in axes)) + 0.5 * np.prod([(index[a] + 1) / shape[a] for a in axes], 0)

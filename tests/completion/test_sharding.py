@@ -2,10 +2,8 @@
 
 import json
 
-import pytest
-
 SNIPPET = """
-import json, sys, time
+import json, time
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxspec.completion import complete_tensor
@@ -17,10 +15,9 @@ mask = rng.random(tensor.shape) < 0.6
 run = jax.jit(lambda t, m: complete_tensor(t, m, svt="gram", tol=1e-5, validate=False, history=False))
 single = run(tensor, mask)
 assert len(jax.devices()) == 8
-explicit = sys.argv[1] == "explicit"
-mesh = jax.make_mesh((8,), ("d",)) if explicit else Mesh(np.array(jax.devices()), ("d",))
+mesh = Mesh(np.array(jax.devices()), ("d",))
 seen = []
-for spec in (PartitionSpec(None, None, "d"), PartitionSpec("d"))[: 1 if explicit else 2]:
+for spec in (PartitionSpec(None, None, "d"), PartitionSpec("d")):
     place = NamedSharding(mesh, spec)
     begin = time.perf_counter()
     result = jax.block_until_ready(run(jax.device_put(tensor, place), jax.device_put(mask, place)))
@@ -36,10 +33,27 @@ print(json.dumps(seen))
 """
 
 
-@pytest.mark.parametrize("axes", ["auto", "explicit"])
-def test_completion_of_a_sharded_tensor_is_that_of_the_whole(run_python, axes):
-    for seen in json.loads(run_python(SNIPPET, axes, devices=8, timeout=180.0).stdout):
+EXPLICIT = """
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxspec.completion import complete_tensor
+
+mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
+tensor = jax.device_put(jnp.ones((8, 3, 3)), NamedSharding(mesh, PartitionSpec("d")))
+try:
+    complete_tensor(tensor, validate=False)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_completion_of_a_sharded_tensor_is_that_of_the_whole(run_python):
+    for seen in json.loads(run_python(SNIPPET, devices=8, timeout=180.0).stdout):
         assert seen["converged"]
         assert seen["error"] <= 1e-5 * seen["size"]
         assert abs(seen["iterations"][0] - seen["iterations"][1]) <= 1
         assert seen["shards"] == 8, "the result should stay divided"
+
+
+def test_explicit_mesh_axes_are_refused_by_name(run_python):
+    assert "tensor must be sharded over mesh axes of type" in run_python(EXPLICIT, devices=8).stdout

@@ -133,7 +133,9 @@ def test_floor_and_exponent_may_be_one_per_matrix():
     eps, c = jnp.array([0.1, 0.5]), jnp.array([0.3, 0.7])
     out = spectral_power(x, c, eps=eps, engine="svd")
     for k in range(2):
-        np.testing.assert_allclose(out[k], spectral_power(x[k], float(c[k]), eps=float(eps[k]), engine="svd"), atol=1e-6)
+        np.testing.assert_allclose(
+            out[k], spectral_power(x[k], float(c[k]), eps=float(eps[k]), engine="svd"), atol=1e-6
+        )
     for engine in ("qdwh", "newton_schulz"):
         out = polar(x, eps=eps, engine=engine)
         for k in range(2):

@@ -1,5 +1,6 @@
 """Every penalty policy against its formula, written again in NumPy, on steps made by hand."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,10 +64,13 @@ def test_fixed_keeps_rho():
     np.testing.assert_array_equal(update(Fixed(), make_step(3))[0], RHO)
 
 
-def test_geometric_grows_rho_up_to_its_largest():
-    np.testing.assert_allclose(update(Geometric(1.05), make_step(3))[0], 1.05 * RHO, rtol=1e-15)
-    np.testing.assert_allclose(update(Geometric(1.5, 2.5), make_step(3))[0], [0.75, 2.5], rtol=1e-15)
-    np.testing.assert_allclose(update(Geometric(1.5, 1.0), make_step(3))[0], [0.75, 2.0], rtol=1e-15)
+def test_geometric_grows_rho_up_to_a_multiple_of_the_first():
+    step = make_step(3)
+    np.testing.assert_allclose(update(Geometric(1.05), step)[0], 1.05 * RHO, rtol=1e-15)
+    first = jnp.asarray(RHO / 4)
+    np.testing.assert_allclose(update(Geometric(1.5, 5.0), step, first)[0], 1.25 * RHO, rtol=1e-15)
+    np.testing.assert_allclose(update(Geometric(1.5, np.array([5.0, 9.0])), step, first)[0], RHO * [1.25, 1.5])
+    np.testing.assert_allclose(update(Geometric(1.5, 0.1), step, jnp.asarray(RHO))[0], RHO, rtol=1e-15)
 
 
 @pytest.mark.parametrize("per_block", [False, True])
@@ -184,13 +188,35 @@ def test_subgradients_of_a_step_follow_their_definition():
         np.testing.assert_allclose(found, expected, rtol=1e-15)
 
 
-def test_engine_clips_rho_and_ignores_one_that_is_not_finite(problem):
+class Times(eqx.Module):
+    """A user's policy: rho is multiplied by a factor every iteration."""
+
+    factor: float
+
+    def init(self, rho, ax, duals):
+        """No memory."""
+        return ()
+
+    def update(self, memory, step):
+        """The product."""
+        return step.rho * self.factor, memory
+
+
+class BoldTimes(Times):
+    """The same with bounds of its own."""
+
+    limit = 50.0
+
+
+def test_engine_bounds_rho_and_ignores_one_that_is_not_finite(problem):
     def rho_after(penalty, rho=1.0):
         state, _ = consensus_admm(
             problem.blocks(), problem.data_term(), jnp.zeros((6, 4)), rho=rho, penalty=penalty, max_iter=3
         )
         return np.asarray(state.rho)
 
-    np.testing.assert_allclose(rho_after(Geometric(1e5)), 1e6, rtol=1e-15)
-    np.testing.assert_allclose(rho_after(Geometric(1e-5)), 1e-6, rtol=1e-15)
-    np.testing.assert_array_equal(rho_after(Geometric(float("nan")), np.array([1.0, 3.0])), [1.0, 3.0])
+    np.testing.assert_allclose(rho_after(Times(1e5)), 1e6, rtol=1e-15)
+    np.testing.assert_allclose(rho_after(Times(1e-5)), 1e-6, rtol=1e-15)
+    np.testing.assert_allclose(rho_after(BoldTimes(10.0)), 50, rtol=1e-15)
+    np.testing.assert_allclose(rho_after(BoldTimes(0.1)), 1 / 50, rtol=1e-15)
+    np.testing.assert_array_equal(rho_after(Times(float("nan")), np.array([1.0, 3.0])), [1.0, 3.0])

@@ -14,7 +14,7 @@ from jaxspec.linalg.coefficients.checks import inside
 from jaxspec.linalg.coefficients.newton_schulz import Schedule
 
 _GRID = 3000
-_MAX_EXCHANGES = 400
+_MAX_EXCHANGES, _STARTS = 200, 8
 
 
 class Recombination(NamedTuple):
@@ -107,25 +107,40 @@ def chebyshev_fit(basis: np.ndarray) -> tuple[np.ndarray, float]:
     # Orthonormal columns: the iterates are close to each other, the exchange needs well-conditioned references.
     q, r = np.linalg.qr(basis)
     rows, n = q.shape
-    nodes = (1 - np.cos(np.pi * np.arange(n + 1) / n)) / 2
-    reference = np.unique(np.round(nodes * (rows - 1)).astype(int))
-    if len(reference) != n + 1:
+    if rows <= n + 1:
         raise ValueError(f"{rows} rows are too few for {n} unknowns")
-    weights = np.linalg.svd(q[reference].T)[2][-1]
-    weights = weights * np.sign(weights.sum() or 1)
-    signs, weights = np.sign(weights), np.abs(weights) / np.abs(weights).sum()
+    nodes = np.round((1 - np.cos(np.pi * np.arange(n + 1) / n)) / 2 * (rows - 1)).astype(int)
+    draws = np.random.default_rng(0)
+    # From a degenerate reference (a weight at rounding level) the exchange can cycle: then start elsewhere.
+    for reference in (nodes, *(np.sort(draws.choice(rows, n + 1, replace=False)) for _ in range(_STARTS))):
+        solution = _exchange(q, reference)
+        if solution is not None:
+            return np.linalg.solve(r, solution[:n]), float(solution[n])
+    raise ValueError(f"the exchange did not level from {_STARTS + 1} starts of {_MAX_EXCHANGES} steps")
+
+
+def _exchange(q, reference):
+    """The levelled solution and its level from one start, or None."""
+    n, reference = q.shape[1], reference.copy()
+    dual = np.linalg.svd(q[reference].T)[2][-1]
+    signs = np.sign(dual * (np.sign(dual.sum()) or 1))
+    if np.any(signs == 0):
+        return None
     for _ in range(_MAX_EXCHANGES):
-        solution = np.linalg.solve(np.column_stack([q[reference], signs]), np.ones(n + 1))
-        residual = 1 - q @ solution[:n]
-        entering = int(np.argmax(np.abs(residual)))
-        level = solution[n]
-        if abs(residual[entering]) <= level * (1 + 1e-7) + 1e-14:
-            return np.linalg.solve(r, solution[:n]), float(level)
-        sign = np.sign(residual[entering])
-        system = np.vstack([(signs[:, None] * q[reference]).T, np.ones(n + 1)])
-        change = np.linalg.solve(system, np.append(sign * q[entering], 1.0))
-        ratios = np.where(change > 1e-13, weights / np.where(change > 1e-13, change, 1), np.inf)
+        system = np.column_stack([q[reference], signs])
+        try:
+            solution = np.linalg.solve(system, np.ones(n + 1))
+            residual = 1 - q @ solution[:n]
+            entering = int(np.argmax(np.abs(residual)))
+            if abs(residual[entering]) <= solution[n] * (1 + 1e-7) + 1e-14:
+                return solution
+            sign = np.sign(residual[entering])
+            right = np.column_stack([np.append(np.zeros(n), 1.0), np.append(sign * q[entering], 1.0)])
+            # Recomputed, not updated: drift in the weights would spoil the ratio test.
+            weights, change = np.linalg.solve(np.vstack([(signs[:, None] * q[reference]).T, np.ones(n + 1)]), right).T
+        except np.linalg.LinAlgError:
+            return None
+        ratios = np.where(change > 1e-12, np.maximum(weights, 0) / np.where(change > 1e-12, change, 1), np.inf)
         leaving = int(np.argmin(ratios))
-        weights = np.maximum(weights - ratios[leaving] * change, 0)
-        weights[leaving], signs[leaving], reference[leaving] = ratios[leaving], sign, entering
-    raise ValueError(f"the exchange did not level within {_MAX_EXCHANGES} steps (level {level})")
+        signs[leaving], reference[leaving] = sign, entering
+    return None
