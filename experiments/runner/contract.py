@@ -18,7 +18,7 @@ import enum
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -152,6 +152,7 @@ class Claim:
         return self.measured if isinstance(self.measured, str) else number(self.measured)
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What `run` uses to say how far it is: bars on a terminal, lines in a log file."""
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 from matplotlib.figure import Figure
 
 from experiments.runner.contract import Claim, Progress
@@ -129,7 +129,7 @@ def figures(result: Result) -> dict[str, Figure]:
     return {"Error of each regulariser on the tensor that it, or another, was made for": figure}
 
 
-def _lines(axis: Any, result: Result, chosen: Float[Array, " cases"]) -> None:
+def _lines(axis: Any, result: Result, chosen: np.ndarray) -> None:
     for color, case in zip(COLORS, np.flatnonzero(chosen), strict=False):
         axis.semilogy(result.curves[case], color=color, label=str(result.regularizers[case]))
     axis.legend()

@@ -25,7 +25,6 @@ from jaxspec.linalg.coefficients import (
 )
 from jaxspec.linalg.coefficients.newton_schulz import Schedule, image
 from jaxspec.linalg.coefficients.shipped import candidates
-from jaxspec.linalg.normalisation import gram_floor
 from jaxspec.linalg.rational import peel
 
 ENGINES = (
@@ -213,20 +212,25 @@ def _recombine(request: Request) -> Plan:
     products = request.rows == request.columns
     fixed = isinstance(request.schedule, tuple)
     best = math.inf
-    for steps in range(1, _MAX_RECOMBINE_STEPS + 1):
+    for steps in range(1, 2 if fixed else _MAX_RECOMBINE_STEPS + 1):
         pool = [request.schedule] if fixed else candidates(request.eps or request.lower, steps, products)
-        for schedule in pool:
-            try:
-                fit = recombination(request.c, request.lower, schedule, eps=request.eps, products=products)
-            except ValueError:
-                continue
-            # Measured: bfloat16 iterates leave 1-3 % of the last singular values, amplified cancellation more.
-            rounding = (5e-4 if bf16 else 4 * request.unit) * fit.amplification + (_BF16_ERROR / 2 if bf16 else 0)
-            best = min(best, fit.error + rounding)
-            if fit.error + rounding <= request.tol or fixed:
-                found = Plan("newton_schulz", schedule=schedule, alpha=fit.alpha, error=fit.error + rounding)
-                return _layout(found, fit.amplification, request)
+        for error, amplification, schedule, alpha in sorted(_fits(request, pool, products)):
+            # Measured: bfloat16 iterates leave 1-3 % of the last singular values, and cancellation amplifies more.
+            rounding = _BF16_ERROR / 2 + 5e-4 * amplification if bf16 else 4 * request.unit * amplification
+            best = min(best, error + rounding)
+            if error + rounding <= request.tol or fixed:
+                found = Plan("newton_schulz", schedule=schedule, alpha=alpha, error=error + rounding)
+                return _layout(found, amplification, request)
     raise _unattainable("recombine", request, best)
+
+
+def _fits(request: Request, pool, products: bool):
+    for schedule in pool:
+        try:
+            fit = recombination(request.c, request.lower, schedule, eps=request.eps, products=products)
+        except ValueError:  # this schedule diverges or does not level: another one may serve
+            continue
+        yield fit.error, fit.amplification, schedule, fit.alpha
 
 
 def _layout(found: Plan, amplification: float, request: Request) -> Plan:
@@ -238,15 +242,19 @@ def _layout(found: Plan, amplification: float, request: Request) -> Plan:
         if request.gram and steps >= 2:
             raise ValueError("gram=True needs float32 or float64 and a matrix that is not square")
         return found
-    room = max(request.tol - found.error, request.tol / 2)
+    explicit = found.alpha is None and not found.error
+    if explicit:  # no promise to keep; the growth of small values bounds the harm (jordan: 3 u 485^2 = 4e-2)
+        extra, room = 3 * request.unit * math.prod(triple[0] for triple in found.schedule) ** 2, 5e-2
+    else:
+        room = max(request.tol - found.error, request.tol / 2)
+    # Costs in products of m x m matrices; Hermitian ones cost 0.8. A smaller gain is not worth the rounding.
     ratio = columns / rows
-    plain = steps * (2 * ratio + 1)
-    once, twice = 2 * ratio + 4 * steps - 3, 4 * ratio + 4 * steps - 6
-    jordan = found.error == 0 and found.alpha is None
-    if request.gram or ((jordan or extra <= room) and once < 0.8 * plain):
-        return found._replace(gram=True, error=found.error + (0 if jordan else extra))
-    if extra / 30 <= room and twice < 0.8 * plain and steps >= 4:
-        return found._replace(gram=True, restart=2 if steps <= 5 else 3, error=found.error + extra / 30)
+    enough = 0.85 * steps * (2 * ratio + 0.8)
+    restart, gain = (2, 60) if steps <= 5 else (3, 100)
+    if request.gram or (extra <= room and 2 * ratio + 0.8 * (4 * steps - 3) < enough):
+        return found._replace(gram=True, error=found.error + (0 if explicit else extra))
+    if steps >= 4 and extra / gain <= room and 4 * ratio + 0.8 * (4 * steps - 6) < enough:
+        return found._replace(gram=True, restart=restart, error=found.error + (0 if explicit else extra / gain))
     return found
 
 
@@ -297,8 +305,10 @@ def _rational_gram(request: Request) -> Plan:
     poles = _poles_of_power(request)
     floor = request.eps or request.lower
     rounding = request.unit / floor**2
-    if floor < gram_floor(request.rows, request.dtype) or rounding > request.tol / 2:
-        raise _unattainable("rational_gram", request, max(rounding, request.tol))
+    # Rounding of the Gram matrix, in norm u sqrt(m), must not make the least shifted matrix indefinite.
+    definite = poles.t[0] + (request.eps or 0.0) ** 2 >= 4 * request.unit * request.rows**0.5
+    if rounding > request.tol / 2 or not definite:
+        raise _unattainable("rational_gram", request, 2 * max(rounding, request.tol * (not definite)))
     return Plan("rational_gram", tail=poles, error=poles.error + rounding)
 
 

@@ -5,14 +5,13 @@ by a power of two next to ``max|X|``, so that neither squares overflow nor vanis
 """
 
 import itertools
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact
 
 from jaxspec.linalg.scaling import conjugate_transpose, power_of_two_scale
@@ -54,6 +53,8 @@ def hermitian_product(
     """
     size = a.shape[-2]
     blocks = 1 if size < 128 or jax.default_backend() != "cpu" else 2 if size < 512 else 4
+    if a.shape[-1] > size and blocks < 4:
+        return matmul(a, b, precision)  # long inner products: blocks gain nothing, and a Gram matrix is Hermitian to u
     if blocks == 1:
         out = matmul(a, b, precision)
         return (out + conjugate_transpose(out)) / 2
@@ -157,8 +158,3 @@ def _raised(base, degree):
     if isinstance(degree, float) and degree in (1, -1):
         return base if degree == 1 else 1 / base
     return base**degree
-
-
-def gram_floor(rows: int, dtype: DTypeLike) -> float:
-    """Smallest singular value (relative) that survives squaring: ``sqrt(8 m u)``."""
-    return math.sqrt(8 * rows * float(jnp.finfo(dtype).eps) / 2)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Inexact
 
 from jaxspec.linalg import decompositions
 from jaxspec.linalg.coefficients.roots import QDWHStep
-from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.normalisation import hermitian_product, matmul
 from jaxspec.linalg.scaling import conjugate_transpose
 
 _QR_ABOVE = 100.0
@@ -48,7 +48,7 @@ def _qr_step(y, a, b, c, precision):
 
 
 def _cholesky_step(y, a, b, c, precision):
-    z = c * matmul(y, conjugate_transpose(y), precision) + jnp.eye(y.shape[-2], dtype=y.dtype)
+    z = c * hermitian_product(y, conjugate_transpose(y), precision) + jnp.eye(y.shape[-2], dtype=y.dtype)
     return (b / c) * y + (a - b / c) * solve_positive(z, y, precision)
 
 
@@ -61,9 +61,9 @@ def solve_positive(
     of products, instead of two triangular solves with n columns.
     """
     factor = lax.linalg.cholesky(z, symmetrize_input=False)
-    if y.shape[-1] > 2 * z.shape[-1]:
+    if 2 * y.shape[-1] >= 3 * z.shape[-1]:
         inverse = inverse_factor(factor)
-        return matmul(matmul(conjugate_transpose(inverse), inverse, precision), y, precision)
+        return matmul(hermitian_product(conjugate_transpose(inverse), inverse, precision), y, precision)
     half = lax.linalg.triangular_solve(factor, y, left_side=True, lower=True)
     return lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True, conjugate_a=True)
 

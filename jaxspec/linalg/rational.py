@@ -2,7 +2,7 @@ r"""Powers of the spectrum by sums of resolvents: ``A^(-c) X ~ sum_j w_j (A + t_
 
 With ``A = X X^H + eps^2 I``, singular values in [0, 1]:
 
-- Gram: factorise ``A + t_j I``; squares the condition number, float32 only while the floor exceeds ``sqrt(8 m u)``;
+- Gram: factorise ``A + t_j I``; squares the condition number, float32 only down to floors of about 3e-3;
 - QR: ``[X^H; sqrt(t) I] = Q R``, ``(A + t I)^(-1) X = Q_2 Q_1^H / sqrt(t)``: backward stable, dearest;
 - polar: ``H = (A)^(1/2)`` from the polar factor of ``[X, eps I]``, then resolvents of ``H``, whose condition is
   ``kappa``;

@@ -1,7 +1,8 @@
-"""The parts of the tensor-completion paper run end to end at a size of seconds, and their claims and figures are well formed."""
+"""The parts of the tensor-completion paper run end to end at a size of seconds, with claims and figures."""
 
 import dataclasses
 import importlib
+import warnings
 
 import numpy as np
 import pytest
@@ -25,7 +26,10 @@ SMALL = {
 def part(request):
     module = importlib.import_module(f"experiments.tensor_completion.{request.param}")
     config = dataclasses.replace(module.PRESETS["quick"], **SMALL[request.param])
-    return module, module.run(config, Silent())
+    with warnings.catch_warnings():
+        # So few pixels leave whole rows of the photograph unobserved.
+        warnings.filterwarnings("ignore", message="mode .* has slices without an observed entry")
+        return module, module.run(config, Silent())
 
 
 def test_every_field_of_the_result_is_documented_and_an_array(part):
