@@ -57,7 +57,7 @@ class Result(NamedTuple):
         nmse: final error over all entries, shape (F, P, methods).
         psnr: the same in dB, shape (F, P, methods).
         iterations: done, shape (F, P, methods).
-        settled: iterations after which the error stays within 1% of its final value, shape (F, P, methods).
+        settled: iterations (at least 1) after which the error stays within 1% of its end, shape (F, P, methods).
         best_nmse: least error of any iterate of ours, shape (F, P).
         range: least and largest pixel of the boxed completion, shape (F, P, 2).
         pictures: first photograph, lowest rate: truth, damaged, then the methods, shape (2 + methods, rows, columns,
@@ -96,7 +96,7 @@ def run(config: Config, progress: Progress) -> Result:
                     ratios[f, p, m] = psnr(result.tensor, truth)
                     curve = result.history.trim()["nmse"]
                     iterations[f, p, m] = len(curve)
-                    settled[f, p, m] = 1 + np.flatnonzero(np.abs(curve / curve[-1] - 1) > 0.01).max(initial=-1)
+                    settled[f, p, m] = 1 + np.flatnonzero(np.abs(curve / curve[-1] - 1) > 0.01).max(initial=0)
                     if method == "this":
                         best[f, p] = curve.min()
                     if method == METHODS[1]:

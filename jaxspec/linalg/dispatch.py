@@ -204,10 +204,10 @@ def _newton_schulz(request: Request) -> Plan:
 def _recombine(request: Request) -> Plan:
     if not 0 < request.c <= 1:
         raise ValueError(f"recombine needs c in [0, 1]; c is {request.c}")
-    if request.eps is None:
-        raise ValueError("recombine needs eps as a Python number: its weights depend on it")
     if request.free_scale:
         raise ValueError("recombine needs singular values <= sigma, which a number for scale does not promise")
+    if request.eps is None:
+        raise ValueError("recombine needs eps as a Python number: its weights depend on it")
     bf16 = jnp.finfo(request.dtype).bits < 32
     products = request.rows == request.columns
     fixed = isinstance(request.schedule, tuple)

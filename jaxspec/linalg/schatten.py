@@ -2,11 +2,12 @@ r"""Schatten (quasi-)norms ``||X||_q = (sum_i s_i^q)^(1/q)`` and their gradients
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxspec.linalg.scaling import compute_dtype
-from jaxspec.linalg.singular_values import singular_values
+from jaxspec.linalg.singular_values import singular_values, spectral_norm
 from jaxspec.linalg.spectral_map import spectral_map
 
 
@@ -32,11 +33,10 @@ def schatten_norm(x: Float[Array, "*batch m n"], q: float) -> Float[Array, "*bat
     """
     q = _exponent(q, infinite=True)
     dtype = compute_dtype(x)
-    s = singular_values(x.astype(dtype))
-    if s.shape[-1] == 0:
+    if x.size == 0:
         return jnp.zeros(x.shape[:-2], x.dtype)
-    norm = s[..., 0] if q == math.inf else _norm(s, q)[..., 0]
-    return norm.astype(x.dtype)
+    x_norm = spectral_norm(x) if q == math.inf else _schatten_norm(x.astype(dtype), q)
+    return x_norm.astype(x.dtype)
 
 
 def schatten_direction(x: Float[Array, "*batch m n"], q: float) -> Float[Array, "*batch m n"]:
@@ -67,7 +67,16 @@ def schatten_direction(x: Float[Array, "*batch m n"], q: float) -> Float[Array, 
     """
     q = _exponent(q, infinite=False)
     compute_dtype(x)
+    return x if x.size == 0 else _direction(x, q)
 
+
+@jax.jit
+def _schatten_norm(x, q):
+    return _norm(singular_values(x), q)[..., 0]
+
+
+@jax.jit
+def _direction(x, q):
     def gradient(s):
         norm = _norm(s, q)
         live = (s > 0) & (norm > 0)
