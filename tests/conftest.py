@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Before NumPy and JAX load their LAPACK: its threads and XLA's spin against each other on few cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Most of a test's time is compilation: the sizes are small, so the optimiser of the machine code is not worth its time.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 # Before the first import of the library, or its annotations go unchecked. The hook lives as long as the process.
 # The numeric tower lets an int stand for a float, as Python's own typing rules do and as callers do.

@@ -32,7 +32,8 @@ def unfoldings(
 
     Args:
         shape: of the tensor, at least two modes.
-        weights: alpha_i >= 0, used as given; None: 1/m each. An unfolding whose weight is a known 0 is left out.
+        weights: alpha_i >= 0, used as given; None: 1/m each. An unfolding whose weight is a known 0 is left out; one
+            whose weight is a traced 0 stays, and leaves no useful certificate.
         modes: row modes of each unfolding; None: every single mode.
         method: engine of the thresholding, see `jaxspec.prox.svt`.
 

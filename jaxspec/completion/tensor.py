@@ -196,6 +196,8 @@ def duality_gap(
     *,
     regularizer: Regularizer = "snn",
     obs_weights: Any = None,
+    lower: Number | None = None,
+    upper: Number | None = None,
 ) -> DualityGap:
     """Gap of any completion of the problem that `complete_tensor` solves with the same arguments, baselines included.
 
@@ -208,6 +210,8 @@ def duality_gap(
         lam: as given to `complete_tensor`.
         regularizer: as given to `complete_tensor`.
         obs_weights: as given to `complete_tensor`.
+        lower: as given to `complete_tensor`.
+        upper: as given to `complete_tensor`.
 
     Returns:
         The gap; 0 at the optimum, else at least the distance of the objective from it.
@@ -215,7 +219,9 @@ def duality_gap(
     tensor, mask, _ = validation.observations(tensor, mask, True)
     obs_weights = validation.observation_weights(obs_weights, tensor, True)
     validation.options(lam, obs_weights, 1.0, None, None)
-    problem = Problem(tensor, mask, obs_weights, positive_lam(lam, tensor.dtype), (None, None), None)
+    validation.box(lower, upper)
+    box = tuple(None if bound is None else jnp.asarray(bound, tensor.dtype) for bound in (lower, upper))
+    problem = Problem(tensor, mask, obs_weights, positive_lam(lam, tensor.dtype), box, None)
     blocks = build_blocks(tensor.shape, regularizer, weights, "auto")
     return _gap(problem, blocks, jnp.asarray(result.tensor, tensor.dtype), tuple(result.duals))
 
@@ -306,7 +312,9 @@ def _solve(
     )
     if static.certificate:
         primal, dual = admm_certificate(scaled.blocks, scaled.data_term, state.x, state.duals)
-        info = info._replace(gap=safe_ratio(primal - dual, jnp.abs(primal)))
+        # A problem solved at once (nothing missing) has no duals yet, and no gap.
+        at_once = info.converged & (info.iterations == 0)
+        info = info._replace(gap=jnp.where(at_once, 0, safe_ratio(primal - dual, jnp.abs(primal))))
     history, value_unit, rho_unit = state.history, scaled.dual_unit * scale, scaled.dual_unit / scale
     if history is not None:
         rescaled = {"objective": history["objective"] * value_unit, "rho": history["rho"] * rho_unit}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Float, Inexact
 
 from jaxspec.linalg.coefficients.newton_schulz import Schedule
 from jaxspec.linalg.normalisation import hermitian_product, matmul
@@ -66,17 +66,19 @@ class _Total:
 
 
 def iterate_gram(
-    y: Inexact[Array, "*batch m n"],
+    raw: Inexact[Array, "*batch m n"],
+    inverse: Float[Array, "*batch 1 1"],
     gram: Inexact[Array, "*batch m m"],
     schedule: Schedule,
     alpha: Sequence[float] | None,
     precision: lax.Precision,
     restart: int | None = None,
 ) -> Inexact[Array, "*batch m n"]:
-    """The combination of `iterate` (without products in the basis) from m x m products, applied to ``y`` once.
+    """The combination of `iterate` (without products in the basis) from m x m products, applied once.
 
     Args:
-        y: wide matrices with singular values in [0, 1].
+        raw: wide matrices; ``y = raw * inverse`` has singular values in [0, 1].
+        inverse: one number per matrix, applied to the m x m factor.
         gram: ``y y^H``.
         schedule: K quintics.
         alpha: None or K + 1 weights.
@@ -89,12 +91,12 @@ def iterate_gram(
     steps = len(schedule)
     weights = [*[0.0] * steps, 1.0] if alpha is None else list(alpha)
     if restart is None or not 0 < restart < steps:
-        return matmul(_gram_steps(gram, schedule, weights, precision)[0], y, precision)
+        return matmul(_gram_steps(gram, schedule, weights, precision)[0] * inverse, raw, precision)
     total, q = _gram_steps(gram, schedule[:restart], [*weights[:restart], 0.0], precision)
-    middle = matmul(q, y, precision)
+    middle = matmul(q * inverse, raw, precision)
     fresh = hermitian_product(middle, conjugate_transpose(middle), precision)
     out = matmul(_gram_steps(fresh, schedule[restart:], weights[restart:], precision)[0], middle, precision)
-    return out if total is None else out + matmul(total, y, precision)
+    return out if total is None else out + matmul(total * inverse, raw, precision)
 
 
 def _gram_steps(gram, schedule, alpha, precision):

@@ -25,6 +25,7 @@ class Scaled(NamedTuple):
 
     Attributes:
         y: ``X / sigma`` or its conjugate transpose, m <= n.
+        raw: ``y * rest``, for programs that can apply ``1 / rest`` to something smaller.
         gram: ``y y^H`` when the scale needed it, else None.
         power: power-of-two part of ``sigma``, (*batch, 1, 1).
         rest: ``sigma / power``, (*batch, 1, 1).
@@ -32,6 +33,7 @@ class Scaled(NamedTuple):
     """
 
     y: Inexact[Array, "*batch m n"]
+    raw: Inexact[Array, "*batch m n"]
     gram: Inexact[Array, "*batch m m"] | None
     power: Float[Array, "*batch 1 1"]
     rest: Float[Array, "*batch 1 1"]
@@ -48,12 +50,12 @@ def hermitian_product(
 ) -> Inexact[Array, "*batch m m"]:
     """``a b`` where it is known to be Hermitian: on the CPU only the upper block rows are computed, then mirrored.
 
-    Saves 12-26 % of the time of a product (measured, m = 256 and 768) and makes the result exactly Hermitian, which
+    Saves 11-25 % of the time of a product (measured, m = 256, 512 and 768) and makes the result exactly Hermitian, which
     otherwise costs a quarter of a product at m = 256.
     """
     size = a.shape[-2]
-    blocks = 1 if size < 128 or jax.default_backend() != "cpu" else 2 if size < 512 else 4
-    if a.shape[-1] > size and blocks < 4:
+    blocks = 1 if size < 128 or jax.default_backend() != "cpu" else 2 if size < 256 else 4
+    if a.shape[-1] > size and size < 512:
         return matmul(a, b, precision)  # long inner products: blocks gain nothing, and a Gram matrix is Hermitian to u
     if blocks == 1:
         out = matmul(a, b, precision)
@@ -99,10 +101,10 @@ def normalise(
     elif scale == "spectral":
         rest = spectral_bound(y, gram, precision)
     else:
-        rest = frobenius(y) if scale == "frobenius" else jnp.sqrt(frobenius(gram))
+        rest = _root(frobenius(gram)) if scale == "gram" else frobenius(y) if gram is None else _root(_trace(gram))
     rest = jnp.where(rest > 0, rest, 1) if isinstance(scale, str) else rest
     inverse = 1 / rest
-    return Scaled(y * inverse, None if gram is None else gram * inverse**2, power, rest, tall)
+    return Scaled(y * inverse, y, None if gram is None else gram * inverse**2, power, rest, tall)
 
 
 def frobenius(y: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch 1 1"]:
@@ -138,6 +140,10 @@ def spectral_bound(
     largest = jnp.max(jnp.where(squares > 0, jnp.where(squares > 0, squares, 1) ** 0.25, squares), -1, keepdims=True)
     bound = frobenius(y) if gram is None else _root(frobenius(gram))
     return jnp.minimum(_POWER_MARGIN * largest, bound)
+
+
+def _trace(gram):
+    return jnp.trace(gram, axis1=-2, axis2=-1).real[..., None, None]
 
 
 def _root(value):

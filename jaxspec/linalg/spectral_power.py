@@ -270,7 +270,8 @@ def _products(scaled: Scaled, c, eps, found: Plan, precision):
         if gram is not None:
             gram = (gram + eps**2 * jnp.eye(gram.shape[-1], dtype=gram.dtype)) / norm**2
     if found.gram:
-        return iterate_gram(y[..., :columns], gram, found.schedule, found.alpha, precision, found.restart)
+        inverse = 1 / (scaled.rest if eps is None or found.alpha is not None else scaled.rest * norm)
+        return iterate_gram(scaled.raw, inverse, gram, found.schedule, found.alpha, precision, found.restart)
     return iterate(y, gram, found.schedule, found.alpha, precision)[..., :columns]
 
 

@@ -72,13 +72,13 @@ def consensus_admm(
         x0: initial x; floating.
         rho: first penalties, scalar or (m,), > 0.
         over_relaxation: kappa in (0, 2); traced.
-        penalty: policy (`jaxspec.solvers.penalties`); its Python floats are traced.
+        penalty: policy (`jaxspec.solvers.penalties`); its Python numbers are traced.
         stop: stopping rule (`Residual`, `Gap`, `RelativeChange`); its tolerance is traced.
         check_every: iterations between two looks at the stopping rule (static).
         max_iter: iterations to do at most in this call (static).
         u0: initial scaled duals u_i = -W_i / rho_i, one per block; None: 0.
         state: a state to resume bit for bit; x0, rho and u0 are then ignored, and the run ends at once if the state
-            already meets ``stop``.
+            already meets ``stop``. Under another policy its memory starts anew.
         metrics: ``x -> dict of scalars`` recorded every iteration; a module-level function or an `equinox.Module`.
         history: whether to record residuals, rho, the objective and the metrics.
         loop: ``"while"`` or ``"scan"`` (fixed length, reverse-mode differentiable; the penalties count as constants).
@@ -97,6 +97,8 @@ def consensus_admm(
     stop = eqx.tree_at(lambda rule: rule.tol, stop, default_tol(stop.tol, dtype), is_leaf=lambda leaf: leaf is None)
     if state is None:
         state = initial_state(blocks, x0, rho=rho, penalty=penalty, u0=u0)
+    else:
+        state = _with_memory(state, penalty)
     kappa = jnp.asarray(over_relaxation, dtype)
     problem = _Problem(tuple(blocks), data_term, kappa, penalty, stop, metrics, state.iter)
     return _run(problem, state, _Static(max_iter, check_every, loop, history))
@@ -156,6 +158,15 @@ def without_excess(
     count = sum(block.count.astype(excess.dtype) for block in blocks)
     share = jnp.where(count == 0, 0, excess / jnp.where(count == 0, 1, count))
     return tuple(w - block.gather(block.data, share) for block, w in zip(blocks, duals, strict=True))
+
+
+def _with_memory(state: ADMMState, penalty: Any) -> ADMMState:
+    """State with a memory that this policy can go on with: its own, or a fresh one after another policy."""
+    fresh = jax.eval_shape(penalty.init, state.rho, state.ax, state.duals)
+    form = lambda tree: jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)  # noqa: E731
+    if jax.tree.structure(fresh) == jax.tree.structure(state.memory) and form(fresh) == form(state.memory):
+        return state
+    return state._replace(memory=penalty.init(state.rho, state.ax, state.duals))
 
 
 class _Static(NamedTuple):

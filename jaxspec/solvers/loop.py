@@ -83,7 +83,7 @@ def empty_history(length: int, like: dict[str, Any]) -> History:
 
 
 def as_traced(tree: Any, dtype: Any) -> Any:
-    """Pytree with its Python floats turned into arrays, so that new numbers do not recompile.
+    """Pytree with its Python numbers turned into arrays, so that new ones do not recompile.
 
     Args:
         tree: any pytree.
@@ -92,7 +92,11 @@ def as_traced(tree: Any, dtype: Any) -> Any:
     Returns:
         The pytree.
     """
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, float) else leaf, tree)
+
+    def traced(leaf: Any) -> Any:
+        return jnp.asarray(leaf, dtype) if isinstance(leaf, float | int) and not isinstance(leaf, bool) else leaf
+
+    return jax.tree.map(traced, tree)
 
 
 def iterate(

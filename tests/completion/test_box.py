@@ -5,6 +5,7 @@ import pytest
 import scipy.optimize
 
 from jaxspec.completion import blocks, complete_tensor
+from jaxspec.completion.tensor import duality_gap
 from jaxspec.solvers import Gap
 
 SHAPE = (4, 4, 4)
@@ -104,3 +105,11 @@ def test_bounds_have_the_units_of_the_data():
     one = complete(tensor, mask, lower=0.1, upper=0.8)
     other = complete(1024 * tensor, mask, lower=102.4, upper=819.2)
     np.testing.assert_allclose(np.asarray(other.tensor) / 1024, one.tensor, atol=1e-9)
+
+
+def test_duality_gap_knows_the_box():
+    tensor, mask = picture()
+    result = complete(tensor, mask, lower=0.1, upper=0.8)
+    gap = duality_gap(result, tensor, mask, lower=0.1, upper=0.8)
+    assert -1e-13 <= float(gap.relative) <= 1e-7
+    assert float(duality_gap(result, tensor, mask).relative) > float(gap.relative)

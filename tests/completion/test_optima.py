@@ -164,7 +164,7 @@ def test_row_groups_reach_their_known_optimum_and_leave_the_row_of_no_group_alon
     tensor, _ = make_waves((9, 6), 5, 3)
     i, j = np.indices(tensor.shape)
     mask = (3 * i + 5 * j + i * j) % 4 < 2
-    groups = blocks.row_groups(tensor.shape, GROUPS, (0.5, 0.4, 0.3))
+    groups = blocks.row_groups(tensor.shape, GROUPS, (0.5, 0.4, 0.3), method="gram")
     fill = np.full(tensor.shape, 0.25)
     result = complete_tensor(
         tensor, mask, lam=1.0, regularizer=groups, init=fill, tol=1e-11, max_iter=3000, certificate=True
@@ -183,7 +183,9 @@ def test_blocks_padded_to_one_size_and_unpadded_ones_give_the_same_solution(x64)
     tensor, mask = rng.standard_normal((9, 4)), rng.random((9, 4)) < 0.6
     solutions = []
     for pad_ratio in (1.0, 3.0):
-        groups = blocks.row_groups(tensor.shape, (range(3), range(2, 9), range(4, 8)), pad_ratio=pad_ratio)
+        groups = blocks.row_groups(
+            tensor.shape, (range(3), range(2, 9), range(4, 8)), pad_ratio=pad_ratio, method="gram"
+        )
         result = complete_tensor(tensor, mask, lam=0.3, regularizer=groups, tol=1e-10, max_iter=3000)
         assert bool(result.info.converged)
         solutions.append(np.asarray(result.tensor))
@@ -195,7 +197,9 @@ def test_weights_per_entry_weigh_the_squares(x64):
     rng = np.random.default_rng(4)
     tensor, obs_weights = rng.standard_normal((4, 4)), rng.uniform(0.5, 2, (4, 4))
     obs_weights[0, 1] = 0
-    result = complete_tensor(tensor, lam=0.2, obs_weights=obs_weights, tol=1e-11, max_iter=3000, certificate=True)
+    result = complete_tensor(
+        tensor, lam=0.2, obs_weights=obs_weights, svt="gram", tol=1e-11, max_iter=3000, certificate=True
+    )
     x, w = np.asarray(result.tensor), obs_weights * (tensor - np.asarray(result.tensor))
     # Optimal: w (T - X) is 0.2 times a subgradient of the nuclear norm at X.
     u, s, vt = np.linalg.svd(x)

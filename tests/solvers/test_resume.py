@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxspec.solvers import Gap, Geometric, Residual, consensus_admm
+from jaxspec.solvers import Gap, Geometric, RelativeResidual, Residual, Spectral, consensus_admm
 
 ENDLESS = Residual(0.0, patience=None)
 
@@ -81,3 +81,11 @@ def test_penalty_stays_bounded_by_the_first_one_over_resumed_runs(run):
     for _ in range(3):
         state = run(state, penalty=Geometric(10.0, 1e3), max_iter=2)
     np.testing.assert_allclose(state.rho, 5e3, rtol=1e-12)
+
+
+@pytest.mark.parametrize("penalty", [Spectral(), Geometric(1.01), RelativeResidual()])
+def test_resuming_under_another_policy_starts_its_memory_anew(run, problem, penalty):
+    rough = run(stop=Residual(1e-2), max_iter=500)
+    fine = run(rough, stop=Residual(1e-9), max_iter=5000, penalty=penalty)
+    assert int(fine.status) == 1
+    np.testing.assert_allclose(fine.x, problem.solution, atol=1e-6)
