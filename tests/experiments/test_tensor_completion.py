@@ -17,6 +17,7 @@ SMALL = {
     "peers": {"synthetic_side": 10, "synthetic_rank": 1, "photograph_block": 40, "cap": 40, "optimum_iterations": 200},
     "warm_start": {"block": 40, "mixture_rank": 2, "completed_rank": 2, "cap": 40, "optimum_iterations": 200},
     "inpainting": {"block": 40, "mixture_rank": 2, "max_iter": 60},
+    "noise": {"side": 6, "rank": 1, "snr": (20.0,), "points": 3, "max_iter": 60},
     "real_tensors": {"tensors": ("il2",), "sampling": (0.7,), "max_iter": 60},
     "regularizers": {"train_side": 4, "tubal_sides": (6, 6, 4), "max_iter": 40},
 }
