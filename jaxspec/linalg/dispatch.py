@@ -249,7 +249,7 @@ def _layout(found: Plan, amplification: float, request: Request) -> Plan:
         extra, room = 3 * request.unit * math.prod(triple[0] for triple in found.schedule) ** 2, 5e-2
     else:
         room = max(request.tol - found.error, request.tol / 2)
-    # Costs in products of m x m matrices; Hermitian ones cost 0.8. A smaller gain is not worth the rounding.
+    # Costs in products of m x m matrices; Hermitian ones cost 0.85. A smaller gain is not worth the rounding.
     ratio = columns / rows
     enough = 0.85 * steps * (2 * ratio + 0.8)
     restart, gain = (2, 60) if steps <= 5 else (3, 100)
@@ -291,7 +291,7 @@ def _rational(request: Request) -> Plan:
     raise AssertionError
 
 
-def _poles_of_power(request: Request) -> PoleSum:
+def _poles_of_power(request: Request, tol: float) -> PoleSum:
     if request.eps is None:
         raise ValueError("rational needs eps as a Python number: its poles depend on it; qdwh and svd do not")
     if not 0 < request.c <= 1 or (request.c == 1 and not request.eps):
@@ -299,14 +299,14 @@ def _poles_of_power(request: Request) -> PoleSum:
     if request.free_scale:
         raise ValueError("this form of rational needs singular values <= sigma; a number for scale does not promise it")
     delta = request.eps**2 / (1 + request.eps**2) if request.eps else request.lower**2
-    return PoleSum((0.0,), (1.0,), 0.0) if request.c == 1 else power_poles(request.c, delta, tol=request.tol / 2)
+    return PoleSum((0.0,), (1.0,), 0.0) if request.c == 1 else power_poles(request.c, delta, tol=tol)
 
 
 def _rational_gram(request: Request) -> Plan:
     _no_low_precision("rational_gram", request)
-    poles = _poles_of_power(request)
     floor = request.eps or request.lower
     rounding = request.unit / floor**2
+    poles = _poles_of_power(request, max(request.tol - 2 * rounding, request.tol / 2))
     # Rounding of the Gram matrix, in norm u sqrt(m), must not make the least shifted matrix indefinite.
     definite = poles.t[0] + (request.eps or 0.0) ** 2 >= 4 * request.unit * request.rows**0.5
     if rounding > request.tol / 2 or not definite:
@@ -316,7 +316,7 @@ def _rational_gram(request: Request) -> Plan:
 
 def _rational_qr(request: Request) -> Plan:
     _no_low_precision("rational_qr", request)
-    poles = _poles_of_power(request)
+    poles = _poles_of_power(request, request.tol / 2)
     rounding = 10 * request.unit / (request.eps or request.lower)
     if rounding > request.tol / 2:
         raise _unattainable("rational_qr", request, rounding + poles.error)

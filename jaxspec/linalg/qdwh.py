@@ -18,6 +18,7 @@ from jaxspec.linalg.normalisation import hermitian_product, matmul
 from jaxspec.linalg.scaling import conjugate_transpose
 
 _QR_ABOVE = 100.0
+_SPLIT = 128  # smallest triangle whose halves are worth a product of their own
 
 
 def halley(
@@ -62,13 +63,52 @@ def solve_positive(
     """
     factor = lax.linalg.cholesky(z, symmetrize_input=False)
     if 2 * y.shape[-1] >= 3 * z.shape[-1]:
-        inverse = inverse_factor(factor)
-        return matmul(hermitian_product(conjugate_transpose(inverse), inverse, precision), y, precision)
+        return matmul(lower_gram(inverse_factor(factor, precision), precision), y, precision)
     half = lax.linalg.triangular_solve(factor, y, left_side=True, lower=True)
     return lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True, conjugate_a=True)
 
 
-def inverse_factor(factor: Inexact[Array, "*batch m m"]) -> Inexact[Array, "*batch m m"]:
-    """Inverse of lower triangular matrices."""
-    eye = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype), factor.shape)
-    return lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
+def inverse_factor(factor: Inexact[Array, "*batch m m"], precision: lax.Precision) -> Inexact[Array, "*batch m m"]:
+    """Inverse of lower triangular matrices, by halves: a triangular solve with the identity ignores its zeros."""
+    size = factor.shape[-1]
+    if size < _SPLIT:
+        eye = jnp.broadcast_to(jnp.eye(size, dtype=factor.dtype), factor.shape)
+        return lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
+    half = size // 2
+    head = inverse_factor(factor[..., :half, :half], precision)
+    tail = inverse_factor(factor[..., half:, half:], precision)
+    corner = -matmul(matmul(tail, factor[..., half:, :half], precision), head, precision)
+    empty = jnp.zeros_like(conjugate_transpose(corner))
+    return join(head, empty, corner, tail)
+
+
+def lower_gram(
+    lower: Inexact[Array, "*batch k m"], precision: lax.Precision, stacked: int = 1
+) -> Inexact[Array, "*batch m m"]:
+    """``sum_j L_j^H L_j`` of ``stacked`` lower triangular matrices on top of each other, half the work of a product."""
+    size = lower.shape[-1]
+    if size < _SPLIT:
+        return matmul(conjugate_transpose(lower), lower, precision)
+    half = size // 2
+    pieces = lower.reshape(*lower.shape[:-2], stacked, size, size)
+    flat = (*lower.shape[:-2], -1, size - half)
+    bottom = pieces[..., half:, :half].reshape(*lower.shape[:-2], -1, half)
+    tail = pieces[..., half:, half:].reshape(flat)
+    left = lower[..., :half]
+    corner = matmul(conjugate_transpose(tail), bottom, precision)
+    return join(
+        matmul(conjugate_transpose(left), left, precision),
+        conjugate_transpose(corner),
+        corner,
+        matmul(conjugate_transpose(tail), tail, precision),
+    )
+
+
+def join(
+    a: Inexact[Array, "*batch p p"],
+    b: Inexact[Array, "*batch p q"],
+    c: Inexact[Array, "*batch q p"],
+    d: Inexact[Array, "*batch q q"],
+) -> Inexact[Array, "*batch m m"]:
+    """``[[a, b], [c, d]]``."""
+    return jnp.concatenate([jnp.concatenate([a, b], axis=-1), jnp.concatenate([c, d], axis=-1)], axis=-2)

@@ -23,7 +23,7 @@ from jaxspec.linalg import decompositions
 from jaxspec.linalg.coefficients.poles import PoleSum
 from jaxspec.linalg.coefficients.roots import QDWHStep
 from jaxspec.linalg.normalisation import matmul
-from jaxspec.linalg.qdwh import halley, inverse_factor, solve_positive
+from jaxspec.linalg.qdwh import halley, inverse_factor, lower_gram, solve_positive
 
 _STACK_BYTES = 64 * 2**20  # above this the poles are scanned instead of stacked
 
@@ -52,19 +52,19 @@ def resolvent_sum(
 
     def roots(t, w):
         """``sqrt(w) L^(-1)``, so that the sum of inverses is one product of stacked factors."""
-        return jnp.sqrt(w) * inverse_factor(lax.linalg.cholesky(a + t * eye, symmetrize_input=False))
+        return jnp.sqrt(w) * inverse_factor(lax.linalg.cholesky(a + t * eye, symmetrize_input=False), precision)
 
     if a.size * a.dtype.itemsize * len(shifts) > _STACK_BYTES:
 
         def add(total, pole):
             root = roots(*pole)
-            return total + matmul(root.mT, root, precision), None
+            return total + lower_gram(root, precision), None
 
         return lax.scan(add, jnp.zeros_like(a), (t, w))[0]
     shape = (len(shifts), *(1,) * a.ndim)
     stacked = roots(t.reshape(shape), w.reshape(shape))
     stacked = jnp.moveaxis(stacked, 0, -3).reshape(*a.shape[:-2], -1, a.shape[-1])
-    return matmul(stacked.mT, stacked, precision)
+    return lower_gram(stacked, precision, len(shifts))
 
 
 def qr_power(
@@ -152,8 +152,8 @@ def inverse_root(
     eye, shift = jnp.eye(h.shape[-1], dtype=h.dtype), _positive_shift(h)
     total, r = None, h
     for index, (gain, zero, pole) in enumerate(steps):
-        inverse = inverse_factor(lax.linalg.cholesky(r + max(pole, shift) * eye, symmetrize_input=False))
-        factor = gain * (eye + (zero - pole) * matmul(inverse.mT, inverse, precision))
+        inverse = inverse_factor(lax.linalg.cholesky(r + max(pole, shift) * eye, symmetrize_input=False), precision)
+        factor = gain * (eye + (zero - pole) * lower_gram(inverse, precision))
         total = factor if total is None else matmul(factor, total, precision)
         if index + 1 < len(steps):
             for _ in range(root):

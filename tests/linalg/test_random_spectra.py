@@ -58,7 +58,9 @@ def test_result_is_a_descent_direction():
 def test_rank_one_dies_without_and_survives_with_input_scale():
     one = jnp.outer(jnp.arange(1.0, 5.0), jnp.ones(6))
     assert np.abs(chaotic_map(one)).max() < 1e-3
-    values = [float(jnp.linalg.norm(chaotic_map(one, steps=t, in_scale=1.25, out_scale=1.0))) for t in range(1, 21)]
+    values = [
+        float(jnp.linalg.norm(chaotic_map(one, steps=t, in_scale=1.25, out_scale=1.0))) for t in range(1, 16)
+    ]  # float32 follows the orbit to about 18
     np.testing.assert_allclose(values[:5], (0.425, 1.170, 0.652, 0.884, 0.174), atol=2e-3)
     assert min(values) > 0.06
     vector = chaotic_map(jnp.ones((1, 6)), in_scale=1.25)
