@@ -77,7 +77,7 @@ def scale_by_freon(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> tx = scale_by_freon(0.75, eps=0.0, engine="recombine", normalize="dual", shape_scale="none", tol=0.1)
+        >>> tx = scale_by_freon(0.75, eps=0.0, engine="recombine", normalize="dual", shape_scale="none", tol=1e-2)
         >>> params = {"w": jnp.zeros((2, 2))}
         >>> updates, _ = tx.update({"w": jnp.diag(jnp.array([4.0, 1.0]))}, tx.init(params))
         >>> [round(float(s), 1) for s in jnp.diag(updates["w"])]  # the smaller value gets the larger step

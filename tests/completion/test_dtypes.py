@@ -57,7 +57,8 @@ def test_float32_data_of_any_size_are_completed_as_well(scale, lam):
     result = complete(tensor, lam=None if lam is None else lam * scale, certificate=True)
     unscaled = complete(TENSOR, lam=lam, certificate=True)
     assert bool(result.info.converged)
-    assert error(result.tensor, tensor) <= 1.1 * error(unscaled.tensor, TENSOR) + 1e-6
+    # A scale that is no power of two rounds the data, so the two runs may stop (at 1e-5) an iteration apart.
+    assert error(result.tensor, tensor) <= 1.1 * error(unscaled.tensor, TENSOR) + 1e-5
     assert error(result.tensor, tensor) <= (1e-3 if lam is None else 1e-2)
     assert float(result.info.gap) <= 1e-3
 

@@ -322,7 +322,7 @@ def _step(problem: _Problem, state: _State) -> _State:
     descent = accelerated_proximal_gradient(
         _Known(at.objective, at.gradient),
         _KeepObserved(data.target, data.mask),
-        state.descent._replace(measure=jnp.full_like(state.descent.measure, jnp.inf)),
+        state.descent._replace(change=jnp.full_like(state.descent.change, jnp.inf)),
         step=1 / at.lipschitz,
         restart=problem.restart,
         tol=0.0,
