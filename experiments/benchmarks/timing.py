@@ -1,7 +1,8 @@
 """Measures a row: interleaved rounds in one process, so that every contestant meets the same moods of the machine.
 
 A round times each contestant once, ours first: ours, peer 1, peer 2, ours, ... A ratio is taken within its round. Every
-result is waited for before the clock is read and before the next contestant starts: none pays for another's work.
+result is waited for before the clock is read, and a rest lets the threads of one contestant fall asleep before the next
+one starts: none pays for another's work.
 """
 
 import gc
@@ -18,6 +19,7 @@ from experiments.benchmarks.frame import Contestant, Row
 
 LEAST_SECONDS = 0.05  # a sample repeats a quicker call until it lasts about this long
 MOST_REPEATS = 100
+REST_SECONDS = 0.2  # idle threads of a BLAS spin for some 20 ms before they sleep, and halve what two cores give
 
 
 class Timing(NamedTuple):
@@ -49,6 +51,7 @@ def measure(
     *,
     after_round: Callable[[], None] = lambda: None,
     least_seconds: float = LEAST_SECONDS,
+    rest_seconds: float = REST_SECONDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Warm every contestant up, then time all of them in turn.
@@ -58,6 +61,7 @@ def measure(
         rounds: Number of rounds.
         after_round: Called after each round, outside the timed calls.
         least_seconds: Length of a sample, seconds; a call that is quicker is repeated.
+        rest_seconds: Pause before each sample.
         clock: Returns seconds.
 
     Returns:
@@ -71,6 +75,7 @@ def measure(
     gc.collect()
     for _ in range(rounds):
         for name, one in row.contestants.items():
+            time.sleep(rest_seconds)
             samples[name].append(_sample(one, prepared[name].repeats, clock))
         after_round()
     return {

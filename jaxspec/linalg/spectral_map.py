@@ -187,11 +187,21 @@ _FACTORS = {"gram": gram_factor, "qr": _qr_factor, "auto": _auto_factor}
 
 @batch_first
 def _apply(x, q, weights, scale):
-    """``q diag(weights) q^H (x / scale)``, or its mirror image for tall ``x``."""
-    projector = _matmul(q * weights[..., None, :], conjugate_transpose(q))
+    """``q diag(weights) q^H (x / scale)``, or its mirror image for tall ``x``; weights that vanish cost nothing."""
+    adjoint = conjugate_transpose(q)
+    short = q.shape[-1]
+    few = max(short // 4, 1)  # below half of the columns two thin products beat a square one
     wide = x.shape[-2] <= x.shape[-1]
 
-    def product(y):
+    def thin(y):
+        left, right = q[..., :few] * weights[..., None, :few], adjoint[..., :few, :]
+        return _matmul(left, _matmul(right, y)) if wide else _matmul(_matmul(y, left), right)
+
+    def square(y):
+        projector = _matmul(q * weights[..., None, :], adjoint)
         return _matmul(projector, y) if wide else _matmul(y, projector)
+
+    def product(y):
+        return lax.cond(jnp.all(weights[..., few:] == 0), thin, square, y)
 
     return lax.cond(jnp.all(scale == 1), lambda: product(x), lambda: product(x / scale[..., None, None]))
