@@ -72,6 +72,7 @@ def iterate_gram(
     schedule: Schedule,
     alpha: Sequence[float] | None,
     precision: lax.Precision,
+    *,
     restart: int | None = None,
 ) -> Inexact[Array, "*batch m n"]:
     """The combination of `iterate` (without products in the basis) from m x m products, applied once.

@@ -60,6 +60,14 @@ def solve_positive(
 
     With a long right-hand side the m x m inverse is formed: one triangular inverse and products, which run at the speed
     of products, instead of two triangular solves with n columns.
+
+    Args:
+        z: matrices to solve with.
+        y: right-hand sides.
+        precision: of the products.
+
+    Returns:
+        The solutions; NaN where ``z`` is not positive definite.
     """
     factor = lax.linalg.cholesky(z, symmetrize_input=False)
     if 2 * y.shape[-1] >= 3 * z.shape[-1]:
@@ -69,7 +77,15 @@ def solve_positive(
 
 
 def inverse_factor(factor: Inexact[Array, "*batch m m"], precision: lax.Precision) -> Inexact[Array, "*batch m m"]:
-    """Inverse of lower triangular matrices, by halves: a triangular solve with the identity ignores its zeros."""
+    """Inverse of lower triangular matrices, by halves: a triangular solve with the identity ignores its zeros.
+
+    Args:
+        factor: lower triangular matrices, zeros above the diagonal.
+        precision: of the products.
+
+    Returns:
+        The inverses, lower triangular.
+    """
     size = factor.shape[-1]
     if size < _SPLIT:
         eye = jnp.broadcast_to(jnp.eye(size, dtype=factor.dtype), factor.shape)
@@ -85,7 +101,16 @@ def inverse_factor(factor: Inexact[Array, "*batch m m"], precision: lax.Precisio
 def lower_gram(
     lower: Inexact[Array, "*batch k m"], precision: lax.Precision, stacked: int = 1
 ) -> Inexact[Array, "*batch m m"]:
-    """``sum_j L_j^H L_j`` of ``stacked`` lower triangular matrices on top of each other, half the work of a product."""
+    """``sum_j L_j^H L_j`` of lower triangular matrices on top of each other, half the work of a product.
+
+    Args:
+        lower: the matrices, k = stacked m rows.
+        precision: of the products.
+        stacked: their number.
+
+    Returns:
+        The sum.
+    """
     size = lower.shape[-1]
     if size < _SPLIT:
         return matmul(conjugate_transpose(lower), lower, precision)
@@ -110,5 +135,15 @@ def join(
     c: Inexact[Array, "*batch q p"],
     d: Inexact[Array, "*batch q q"],
 ) -> Inexact[Array, "*batch m m"]:
-    """``[[a, b], [c, d]]``."""
+    """``[[a, b], [c, d]]``.
+
+    Args:
+        a: upper left block.
+        b: upper right block.
+        c: lower left block.
+        d: lower right block.
+
+    Returns:
+        The matrices, m = p + q.
+    """
     return jnp.concatenate([jnp.concatenate([a, b], axis=-1), jnp.concatenate([c, d], axis=-1)], axis=-2)

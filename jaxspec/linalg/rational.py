@@ -36,7 +36,19 @@ def gram_power(
     poles: PoleSum,
     precision: lax.Precision,
 ) -> Float[Array, "*batch m n"]:
-    """``(gram + eps^2 I)^(-c) y`` with poles of ``x^(-c)`` on ``[delta, 1]``, ``x = (s^2 + eps^2)/(1 + eps^2)``."""
+    """``(gram + eps^2 I)^(-c) y`` from the poles of ``x^(-c)``, ``x = (s^2 + eps^2)/(1 + eps^2)``.
+
+    Args:
+        y: wide matrices with singular values in [0, 1].
+        gram: ``y y^T``.
+        c: exponent, in (0, 1]; 1 only with ``eps`` > 0.
+        eps: floor, >= 0.
+        poles: of ``x^(-c)`` on ``[delta, 1]``.
+        precision: of the matrix products.
+
+    Returns:
+        The power.
+    """
     norm = 1 + eps**2
     shifts = [norm * t + eps**2 for t in poles.t]
     weights = [norm ** (1 - c) * w for w in poles.w]
@@ -46,7 +58,17 @@ def gram_power(
 def resolvent_sum(
     a: Float[Array, "*batch m m"], shifts: Sequence[float], weights: Sequence[float], precision: lax.Precision
 ) -> Float[Array, "*batch m m"]:
-    """``sum_j w_j (a + t_j I)^(-1)``, one batched factorisation, or a scan over the poles for large matrices."""
+    """``sum_j w_j (a + t_j I)^(-1)``, one batched factorisation, or a scan over the poles for large matrices.
+
+    Args:
+        a: symmetric matrices, every ``a + t_j I`` positive definite.
+        shifts: ``t_j``.
+        weights: ``w_j``, positive.
+        precision: of the matrix products.
+
+    Returns:
+        The sum.
+    """
     eye = jnp.eye(a.shape[-1], dtype=a.dtype)
     t, w = jnp.asarray(shifts, a.dtype), jnp.asarray(weights, a.dtype)
 
@@ -70,7 +92,18 @@ def resolvent_sum(
 def qr_power(
     y: Float[Array, "*batch m n"], c: float, eps: float, poles: PoleSum, precision: lax.Precision
 ) -> Float[Array, "*batch m n"]:
-    """The same sum with one QR factorisation of ``[y^H; sqrt(t) I]`` per pole, in sequence."""
+    """`gram_power` without a Gram matrix: one QR factorisation of ``[y^T; sqrt(t) I]`` per pole, in sequence.
+
+    Args:
+        y: wide matrices with singular values in [0, 1].
+        c: exponent, in (0, 1]; 1 only with ``eps`` > 0.
+        eps: floor, >= 0.
+        poles: as in `gram_power`.
+        precision: of the matrix products.
+
+    Returns:
+        The power.
+    """
     norm, rows, total = 1 + eps**2, y.shape[-2], jnp.zeros_like(y)
     eye = jnp.broadcast_to(jnp.eye(rows, dtype=y.dtype), (*y.shape[:-2], rows, rows))
     for t, w in zip(poles.t, poles.w, strict=True):
@@ -81,7 +114,15 @@ def qr_power(
 
 
 def augmented(y: Inexact[Array, "*batch m n"], eps: ArrayLike) -> tuple[Inexact[Array, "*batch m k"], Array]:
-    """``[y, eps I] / h`` with ``h = (1 + eps^2)^(1/2)``: its Gram matrix is ``(y y^H + eps^2 I) / h^2``; and ``h``."""
+    """``[y, eps I] / h`` with ``h = (1 + eps^2)^(1/2)``: its Gram matrix is ``(y y^H + eps^2 I) / h^2``.
+
+    Args:
+        y: matrices.
+        eps: floor, a number or one per matrix, (*batch, 1, 1).
+
+    Returns:
+        The matrices, k = m + n, and ``h`` in the shape of ``eps``.
+    """
     eps = jnp.asarray(eps, y.real.dtype)
     h = jnp.where(eps > 1, eps * jnp.sqrt(1 + (1 / jnp.maximum(eps, 1)) ** 2), jnp.sqrt(1 + jnp.minimum(eps, 1) ** 2))
     eye = jnp.broadcast_to((eps / h) * jnp.eye(y.shape[-2], dtype=y.dtype), (*y.shape[:-1], y.shape[-2]))
@@ -148,7 +189,18 @@ def inverse_root(
     precision: lax.Precision,
     root: int,
 ) -> Float[Array, "*batch m n"]:
-    """``h^(-1/root) part``: ``M = k (I + (B - C)(R + C I)^(-1))``, ``Y <- M Y``, ``R <- sym(R M^root)``."""
+    """``h^(-1/root) part``: ``M = k (I + (B - C)(R + C I)^(-1))``, ``Y <- M Y``, ``R <- sym(R M^root)``.
+
+    Args:
+        h: symmetric positive semidefinite matrices with eigenvalues in [0, 1].
+        part: matrices that the power multiplies.
+        steps: ``(k, B, C)`` of `root_schedule`.
+        precision: of the matrix products.
+        root: b of the schedule, >= 2.
+
+    Returns:
+        The product.
+    """
     eye, shift = jnp.eye(h.shape[-1], dtype=h.dtype), _positive_shift(h)
     total, r = None, h
     for index, (gain, zero, pole) in enumerate(steps):

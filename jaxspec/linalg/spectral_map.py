@@ -161,7 +161,15 @@ def _scaled_gram(x):
 
 @jax.jit
 def gram_factor(x, floor=None):
-    """Descending singular values of ``x / scale`` (..., p), short-side singular vectors (..., p, p), scale (...)."""
+    """Singular values and short-side singular vectors from the Gram matrix.
+
+    Args:
+        x: matrices, (..., m, n), p = min(m, n).
+        floor: unused; `_auto_factor`, which is called in the same place, needs one.
+
+    Returns:
+        Descending singular values of ``x / scale`` (..., p), singular vectors in columns (..., p, p), scale (...).
+    """
     gram, scale = _scaled_gram(x)
     squares, q = decompositions.eigh(gram, symmetrize=False)
     return jnp.sqrt(jnp.maximum(squares[..., ::-1], 0)), q[..., ::-1], scale
@@ -193,15 +201,14 @@ def _apply(x, q, weights, scale):
     few = max(short // 4, 1)  # below half of the columns two thin products beat a square one
     wide = x.shape[-2] <= x.shape[-1]
 
-    def thin(y):
+    def thin():
         left, right = q[..., :few] * weights[..., None, :few], adjoint[..., :few, :]
-        return _matmul(left, _matmul(right, y)) if wide else _matmul(_matmul(y, left), right)
+        return _matmul(left, _matmul(right, x)) if wide else _matmul(_matmul(x, left), right)
 
     def square(y):
         projector = _matmul(q * weights[..., None, :], adjoint)
         return _matmul(projector, y) if wide else _matmul(y, projector)
 
-    def product(y):
-        return lax.cond(jnp.all(weights[..., few:] == 0), thin, square, y)
-
-    return lax.cond(jnp.all(scale == 1), lambda: product(x), lambda: product(x / scale[..., None, None]))
+    plain = jnp.all(scale == 1)
+    case = jnp.where(plain & jnp.all(weights[..., few:] == 0), 0, jnp.where(plain, 1, 2))
+    return lax.switch(case, [thin, lambda: square(x), lambda: square(x / scale[..., None, None])])

@@ -150,7 +150,7 @@ def spectral_power(
                [0., 1.]], dtype=float32)
     """
     working = _working_dtype(x, dtype)
-    _check(x, c, eps, engine, tol, lower, scale)
+    _check(c, eps, engine, tol, lower, scale)
     if x.size == 0:
         return x
     known_eps = float(eps) if _is_number(eps) else None
@@ -205,7 +205,7 @@ def _working_dtype(x, dtype):
     return jnp.dtype(dtype)
 
 
-def _check(x, c, eps, engine, tol, lower, scale):
+def _check(c, eps, engine, tol, lower, scale):
     if engine not in ENGINES:
         raise ValueError(f"engine is {engine!r}; expected one of {ENGINES}")
     if _is_number(c) and not math.isfinite(c):
@@ -271,7 +271,7 @@ def _products(scaled: Scaled, c, eps, found: Plan, precision):
             gram = (gram + eps**2 * jnp.eye(gram.shape[-1], dtype=gram.dtype)) / norm**2
     if found.gram:
         inverse = 1 / (scaled.rest if eps is None or found.alpha is not None else scaled.rest * norm)
-        return iterate_gram(scaled.raw, inverse, gram, found.schedule, found.alpha, precision, found.restart)
+        return iterate_gram(scaled.raw, inverse, gram, found.schedule, found.alpha, precision, restart=found.restart)
     return iterate(y, gram, found.schedule, found.alpha, precision)[..., :columns]
 
 

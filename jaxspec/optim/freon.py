@@ -23,7 +23,7 @@ Exponent = ArrayLike | Callable[[ArrayLike], ArrayLike]
 _TRACEABLE = ("svd", "eigh")  # engines whose program does not depend on c
 
 
-def scale_by_freon(
+def scale_by_freon(  # noqa: D417 - the shared keywords are documented in scale_by_spectral
     c: Exponent = 0.75,
     *,
     eps: ArrayLike = 1e-3,
@@ -50,16 +50,9 @@ def scale_by_freon(
             only with engines svd and eigh.
         tol: worst relative error of the singular values (see `jaxspec.linalg.spectral_power`).
         engine: how the map is computed (see `jaxspec.linalg.spectral_power`).
-        beta: as in `scale_by_spectral`, like all that follow.
-        nesterov: look one step ahead.
-        bias_correction: as optax.
+        beta: as in `scale_by_spectral`, like all that follow, listed or not.
         normalize: here also ``dual``, ``<X, Y>^((1-q)/q) Y`` with ``q = 2 - 2c``, the paper's (``c < 1``). Its size
             depends on ``c``, so learning rates do not carry over; ``rms`` serves all ``c`` with one.
-        shape_scale: factor of the shape.
-        dimension_numbers: matrix axes.
-        mu_dtype: dtype of the momentum.
-        mesh: devices that share the work.
-        axis: the mesh axis.
 
     Returns:
         The transformation.
@@ -113,7 +106,7 @@ def scale_by_freon(
     return optax.GradientTransformation(at(0.0).init, update)
 
 
-def freon(
+def freon(  # noqa: D417 - the shared keywords are documented in scale_by_freon and with_adam
     learning_rate: optax.ScalarOrSchedule,
     c: Exponent = 0.75,
     *,
@@ -146,28 +139,10 @@ def freon(
 
     Args:
         learning_rate: number or schedule.
-        c: exponent, as in `scale_by_freon`, like all up to ``axis``.
-        eps: regularisation.
-        tol: accuracy.
-        engine: how the map is computed.
-        beta: decay of the momentum.
-        nesterov: look one step ahead.
-        bias_correction: as optax.
-        normalize: size of the image.
-        shape_scale: factor of the shape.
-        dimension_numbers: matrix axes; None in the tree sends a parameter to AdamW.
-        mu_dtype: dtype of the momentum.
-        mesh: devices that share the work.
-        axis: the mesh axis.
-        weight_decay: as in `with_adam`, like all that follow.
-        weight_decay_mask: which parameters decay.
-        adam_learning_rate: default ``learning_rate``.
-        adam_b1: AdamW.
-        adam_b2: AdamW.
-        adam_eps: AdamW.
-        adam_weight_decay: AdamW.
-        adam_nesterov: AdamW.
-        partition: which parameters are matrices; default `matrix_partition`, which leaves embeddings and heads out.
+        c: exponent, as in `scale_by_freon`, like all up to ``axis``, listed or not.
+        dimension_numbers: here None in the tree sends a parameter to AdamW.
+        mu_dtype: also of AdamW's first moment.
+        weight_decay: as in `with_adam`, like all that follow, listed or not.
 
     Returns:
         The optimiser.
@@ -178,23 +153,19 @@ def freon(
         >>> tx = freon(0.02, weight_decay=0.1)
         >>> updates, state = tx.update(params, tx.init(params), params)
     """
-    matrix_tx = scale_by_freon(
-        c,
-        eps=eps,
-        tol=tol,
-        engine=engine,
-        beta=beta,
-        nesterov=nesterov,
-        bias_correction=bias_correction,
-        normalize=normalize,
-        shape_scale=shape_scale,
-        dimension_numbers=dimension_numbers,
-        mu_dtype=mu_dtype,
-        mesh=mesh,
-        axis=axis,
-    )
+    matrices = partial(scale_by_freon, c, eps=eps, tol=tol, engine=engine)
     return with_adam(
-        matrix_tx,
+        matrices(
+            beta=beta,
+            nesterov=nesterov,
+            bias_correction=bias_correction,
+            normalize=normalize,
+            shape_scale=shape_scale,
+            dimension_numbers=dimension_numbers,
+            mu_dtype=mu_dtype,
+            mesh=mesh,
+            axis=axis,
+        ),
         learning_rate,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,

@@ -21,7 +21,7 @@ Method = Literal["chaotic", "iid"]
 Sampler = Callable[..., Array]
 
 
-def scale_by_kaon(
+def scale_by_kaon(  # noqa: D417 - the shared keywords are documented in scale_by_spectral
     key: Array | None = None,
     *,
     method: Method = "chaotic",
@@ -54,15 +54,8 @@ def scale_by_kaon(
         in_scale: >= 1. A matrix of rank one divided by its own norm alone has the singular value 1, which the map sends
             to 0 for ever: with the default it starts at 0.8 and stays above 0.06 for 20 steps.
         sampler: ``sampler(key, shape, dtype)`` of ``iid``. A law of mean 0 does not descend.
-        beta: as in `scale_by_spectral`, like all that follow.
-        nesterov: look one step ahead.
-        bias_correction: as optax.
-        normalize: size of the image; ``dual`` has no meaning here.
-        shape_scale: factor of the shape.
-        dimension_numbers: matrix axes.
-        mu_dtype: dtype of the momentum.
-        mesh: devices that share the work.
-        axis: the mesh axis.
+        beta: as in `scale_by_spectral`, like all that follow, listed or not.
+        normalize: ``dual`` has no meaning here.
 
     Returns:
         The transformation. Chaotic Kaon raises `ValueError` at ``update`` for matrices with one row or column.
@@ -102,7 +95,7 @@ def scale_by_kaon(
     )
 
 
-def kaon(
+def kaon(  # noqa: D417 - the shared keywords are documented in scale_by_kaon and with_adam
     learning_rate: optax.ScalarOrSchedule,
     key: Array | None = None,
     *,
@@ -137,30 +130,10 @@ def kaon(
 
     Args:
         learning_rate: number or schedule.
-        key: typed key for ``iid``, as in `scale_by_kaon`, like all up to ``axis``.
-        method: ``chaotic`` or ``iid``.
-        steps: iterations.
-        lam: parameter of the chaotic map.
-        in_scale: safety against rank one.
-        sampler: law of ``iid``.
-        beta: decay of the momentum.
-        nesterov: look one step ahead.
-        bias_correction: as optax.
-        normalize: size of the image.
-        shape_scale: factor of the shape.
-        dimension_numbers: matrix axes; None in the tree sends a parameter to AdamW.
-        mu_dtype: dtype of the momentum.
-        mesh: devices that share the work.
-        axis: the mesh axis.
-        weight_decay: as in `with_adam`, like all that follow.
-        weight_decay_mask: which parameters decay.
-        adam_learning_rate: default ``learning_rate``.
-        adam_b1: AdamW.
-        adam_b2: AdamW.
-        adam_eps: AdamW.
-        adam_weight_decay: AdamW.
-        adam_nesterov: AdamW.
-        partition: which parameters are matrices; default `matrix_partition`, which leaves embeddings and heads out.
+        key: typed key for ``iid``, as in `scale_by_kaon`, like all up to ``axis``, listed or not.
+        dimension_numbers: here None in the tree sends a parameter to AdamW.
+        mu_dtype: also of AdamW's first moment.
+        weight_decay: as in `with_adam`, like all that follow, listed or not.
 
     Returns:
         The optimiser.
@@ -171,25 +144,19 @@ def kaon(
         >>> tx = kaon(0.02, weight_decay=0.1)
         >>> updates, state = tx.update(params, tx.init(params), params)
     """
-    matrix_tx = scale_by_kaon(
-        key,
-        method=method,
-        steps=steps,
-        lam=lam,
-        in_scale=in_scale,
-        sampler=sampler,
-        beta=beta,
-        nesterov=nesterov,
-        bias_correction=bias_correction,
-        normalize=normalize,
-        shape_scale=shape_scale,
-        dimension_numbers=dimension_numbers,
-        mu_dtype=mu_dtype,
-        mesh=mesh,
-        axis=axis,
-    )
+    matrices = partial(scale_by_kaon, key, method=method, steps=steps, lam=lam, in_scale=in_scale, sampler=sampler)
     return with_adam(
-        matrix_tx,
+        matrices(
+            beta=beta,
+            nesterov=nesterov,
+            bias_correction=bias_correction,
+            normalize=normalize,
+            shape_scale=shape_scale,
+            dimension_numbers=dimension_numbers,
+            mu_dtype=mu_dtype,
+            mesh=mesh,
+            axis=axis,
+        ),
         learning_rate,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,

@@ -216,7 +216,18 @@ def tree_layouts(tree: PyTree, dimension_numbers: DimsTree = None) -> list[LeafL
 
 
 def leaves_with_dims(tree: PyTree, dimension_numbers: DimsTree = None) -> list[tuple[str, Any, Dims]]:
-    """Path, value and dimension numbers of every leaf; see `tree_layouts`."""
+    """Path, value and dimension numbers of every leaf, in the order of `jax.tree.leaves`.
+
+    Args:
+        tree: as in `tree_layouts`.
+        dimension_numbers: as in `tree_layouts`.
+
+    Returns:
+        One triple per leaf.
+
+    Raises:
+        TypeError: dimension numbers of another type.
+    """
     prefix = dimension_numbers(tree) if callable(dimension_numbers) else dimension_numbers
     found = []
 

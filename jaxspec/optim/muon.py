@@ -20,7 +20,7 @@ from jaxspec.optim.spectral import Normalize, ShapeScaleName, SpectralState, sca
 Schedule = str | Sequence[tuple[float, float, float]] | None
 
 
-def scale_by_muon(
+def scale_by_muon(  # noqa: D417 - the shared keywords are documented in scale_by_spectral
     *,
     regularization: ArrayLike = 0.0,
     tol: float = 1e-2,
@@ -47,16 +47,9 @@ def scale_by_muon(
         tol: worst relative error of the singular values (see `jaxspec.linalg.polar`).
         engine: how the polar factor is computed (see `jaxspec.linalg.polar`).
         schedule: Newton-Schulz coefficients, a name or a sequence of triples (see `jaxspec.linalg.polar`).
-        beta: as in `scale_by_spectral`, like all that follow.
-        nesterov: look one step ahead.
-        bias_correction: as optax.
+        beta: as in `scale_by_spectral`, like all that follow, listed or not.
         normalize: ``dual`` equals ``none`` here up to rounding; for optax's ``adaptive`` pass
             `jaxspec.optim.normalization.adaptive`.
-        shape_scale: factor of the shape.
-        dimension_numbers: matrix axes.
-        mu_dtype: dtype of the momentum.
-        mesh: devices that share the work.
-        axis: the mesh axis.
 
     Returns:
         The transformation.
@@ -91,7 +84,7 @@ def scale_by_muon(
     )
 
 
-def muon(
+def muon(  # noqa: D417 - the shared keywords are documented in scale_by_muon and with_adam
     learning_rate: optax.ScalarOrSchedule,
     *,
     regularization: ArrayLike = 0.0,
@@ -123,28 +116,11 @@ def muon(
 
     Args:
         learning_rate: number or schedule.
-        regularization: as in `scale_by_muon`, like all up to ``axis``.
-        tol: accuracy.
-        engine: how the polar factor is computed.
-        schedule: Newton-Schulz coefficients.
-        beta: decay of the momentum.
-        nesterov: look one step ahead.
-        bias_correction: as optax.
-        normalize: size of the image.
-        shape_scale: factor of the shape.
-        dimension_numbers: matrix axes; None in the tree sends a parameter to AdamW.
-        mu_dtype: dtype of the momentum.
-        mesh: devices that share the work.
-        axis: the mesh axis.
-        weight_decay: as in `with_adam`, like all that follow.
-        weight_decay_mask: which parameters decay.
-        adam_learning_rate: default ``learning_rate``.
-        adam_b1: AdamW.
-        adam_b2: AdamW; optax's muon has 0.999.
-        adam_eps: AdamW.
-        adam_weight_decay: AdamW.
-        adam_nesterov: AdamW.
-        partition: which parameters are matrices; default `matrix_partition`, which leaves embeddings and heads out.
+        regularization: as in `scale_by_muon`, like all up to ``axis``, listed or not.
+        dimension_numbers: here None in the tree sends a parameter to AdamW.
+        mu_dtype: also of AdamW's first moment.
+        weight_decay: as in `with_adam`, like all that follow, listed or not.
+        adam_b2: optax's muon has 0.999.
 
     Returns:
         The optimiser.
@@ -155,23 +131,19 @@ def muon(
         >>> tx = muon(0.02, weight_decay=0.1)
         >>> updates, state = tx.update(params, tx.init(params), params)
     """
-    matrix_tx = scale_by_muon(
-        regularization=regularization,
-        tol=tol,
-        engine=engine,
-        schedule=schedule,
-        beta=beta,
-        nesterov=nesterov,
-        bias_correction=bias_correction,
-        normalize=normalize,
-        shape_scale=shape_scale,
-        dimension_numbers=dimension_numbers,
-        mu_dtype=mu_dtype,
-        mesh=mesh,
-        axis=axis,
-    )
+    matrices = partial(scale_by_muon, regularization=regularization, tol=tol, engine=engine, schedule=schedule)
     return with_adam(
-        matrix_tx,
+        matrices(
+            beta=beta,
+            nesterov=nesterov,
+            bias_correction=bias_correction,
+            normalize=normalize,
+            shape_scale=shape_scale,
+            dimension_numbers=dimension_numbers,
+            mu_dtype=mu_dtype,
+            mesh=mesh,
+            axis=axis,
+        ),
         learning_rate,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,

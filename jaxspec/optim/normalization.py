@@ -66,7 +66,15 @@ def spectral(x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]) -
 
 
 def unchanged(x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]) -> Inexact[Array, "*batch m n"]:
-    """Leave the size as the map returned it."""
+    """Leave the size as the map returned it.
+
+    Args:
+        x: what was mapped (unused).
+        y: its image.
+
+    Returns:
+        ``y``.
+    """
     return y
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -89,17 +90,12 @@ def with_adam(
         adam_nesterov: AdamW's Nesterov form (`optax.contrib.muon` ties it to its own).
         mu_dtype: dtype of AdamW's first moment.
         dimension_numbers: those of ``matrix_tx``, by which the parameters are told apart.
-        partition: parameters to labels ``"matrix"`` and ``"adam"``; default `matrix_partition`.
+        partition: parameters to labels ``"matrix"`` and ``"adam"``; default `matrix_partition`, which leaves
+            embeddings and heads out.
 
     Returns:
         The optimiser.
     """
-
-    def labels(params):
-        if partition is not None:
-            return partition(params)
-        return matrix_partition(params, dimension_numbers=dimension_numbers)
-
     matrix = optax.chain(
         matrix_tx,
         optax.add_decayed_weights(weight_decay, weight_decay_mask),
@@ -114,7 +110,28 @@ def with_adam(
         mu_dtype=mu_dtype,
         nesterov=adam_nesterov,
     )
-    return optax.partition({MATRIX: matrix, ADAM: adam}, labels)
+    return by_label(matrix, adam, partition, dimension_numbers)
+
+
+def by_label(
+    matrix_tx: optax.GradientTransformation,
+    rest_tx: optax.GradientTransformation,
+    partition: Partition | None,
+    dimension_numbers: DimsTree,
+) -> optax.GradientTransformation:
+    """``matrix_tx`` for the parameters labelled ``"matrix"``, ``rest_tx`` for those labelled ``"adam"``.
+
+    Args:
+        matrix_tx: what matrices go through.
+        rest_tx: what all else goes through.
+        partition: as in `with_adam`.
+        dimension_numbers: as in `with_adam`.
+
+    Returns:
+        The transformation.
+    """
+    labels = partial(matrix_partition, dimension_numbers=dimension_numbers) if partition is None else partition
+    return optax.partition({MATRIX: matrix_tx, ADAM: rest_tx}, labels)
 
 
 def _excluded(path, words):

@@ -12,7 +12,7 @@ from jaxspec.linalg import spectral_map
 from jaxspec.optim.checks import checked_number
 from jaxspec.optim.layout import DimsTree, check_dtypes, tree_layouts
 from jaxspec.optim.normalization import unchanged
-from jaxspec.optim.partition import ADAM, MATRIX, Partition, matrix_partition
+from jaxspec.optim.partition import Partition, by_label
 from jaxspec.optim.spectral import map_leaves, matrix_function
 
 
@@ -54,12 +54,7 @@ def truncated_sgd(
         leaves, treedef = jax.tree.flatten(updates)
         return treedef.unflatten(map_leaves(truncate, leaves, tree_layouts(updates, dimension_numbers)))
 
-    def labels(params):
-        if partition is not None:
-            return partition(params)
-        return matrix_partition(params, dimension_numbers=dimension_numbers)
-
-    split = optax.partition({MATRIX: optax.stateless(remove_largest), ADAM: optax.identity()}, labels)
+    split = by_label(optax.stateless(remove_largest), optax.identity(), partition, dimension_numbers)
     return optax.chain(split, optax.scale_by_learning_rate(learning_rate))
 
 

@@ -89,7 +89,8 @@ def consensus_admm(
     Raises:
         ValueError: for an argument out of range that can be seen before tracing.
     """
-    _check_arguments(blocks, rho, u0, over_relaxation, max_iter, check_every, loop)
+    check_loop_arguments(max_iter, check_every, loop)
+    _check_arguments(blocks, rho, u0, over_relaxation)
     dtype = jnp.result_type(x0 if state is None else state.x)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"x0 must be a real floating array, got dtype {dtype}")
@@ -328,10 +329,7 @@ def _blank_history(problem: _Problem, state: ADMMState, static: _Static) -> Hist
     return empty_history(static.max_iter, like)
 
 
-def _check_arguments(
-    blocks: Sequence[Block], rho: Any, u0: Any, over_relaxation: Any, max_iter: int, check_every: int, loop: str
-) -> None:
-    check_loop_arguments(max_iter, check_every, loop)
+def _check_arguments(blocks: Sequence[Block], rho: Any, u0: Any, over_relaxation: Any) -> None:
     if not blocks:
         raise ValueError("blocks must not be empty")
     if isinstance(over_relaxation, float | int) and not 0 < over_relaxation < 2:

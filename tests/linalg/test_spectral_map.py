@@ -72,6 +72,17 @@ def test_engines_agree(x64, dtype, shape):
         np.testing.assert_allclose(out, (u * soften(s)) @ v.T, atol=tolerance)
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 20), (2, 20, 8)])
+@pytest.mark.parametrize("kept", [(1, 1), (2, 2), (2, 3), (8, 0)])
+def test_however_many_values_survive_the_image_is_that_of_the_svd(shape, kept):
+    u, s, v = with_spectrum(shape, lambda r: np.linspace(1, 0.3, r), 4)
+    x = jnp.asarray((u * s[..., None, :]) @ np.swapaxes(v, -1, -2), jnp.float32)
+    survive = np.arange(8) < np.asarray(kept)[:, None]
+    out = spectral_map(x, lambda s: jnp.where(survive, s, 0), engine="gram")
+    expected = (u * (s * survive)[..., None, :]) @ np.swapaxes(v, -1, -2)
+    np.testing.assert_allclose(out, expected, atol=4e-6)
+
+
 def test_identity_and_zero_maps():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 6)), jnp.float32)
     for engine in ENGINES:

@@ -17,7 +17,7 @@ OPTIMISERS = {
 }
 
 
-def same_trees(a, b, **tolerance):
+def assert_same_trees(a, b, **tolerance):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, **({"atol": 2e-6} | tolerance))
@@ -29,7 +29,7 @@ def test_chain_clips_before_and_scales_after(random_tree):
     chained = optax.chain(optax.clip_by_global_norm(1.0), scale_by_muon(), optax.scale(-0.5))
     expected, _ = bare.update(g, bare.init(g))
     updates, _ = chained.update(g, chained.init(g))
-    same_trees(updates, jax.tree.map(lambda x: -0.5 * x, expected))
+    assert_same_trees(updates, jax.tree.map(lambda x: -0.5 * x, expected))
 
 
 def test_masked_leaves_are_untouched(random_tree):
@@ -67,10 +67,10 @@ def test_injected_hyper_parameters_act(random_tree, build, static, options):
     once, _ = update(params, state, params)
     state.hyperparams["learning_rate"] = jnp.float32(0.2)
     twice, _ = update(params, state, params)
-    same_trees(twice, jax.tree.map(lambda x: 2 * x, once))
+    assert_same_trees(twice, jax.tree.map(lambda x: 2 * x, once))
     plain = build(0.1, **options)
     expected, _ = plain.update(params, plain.init(params), params)
-    same_trees(once, expected)
+    assert_same_trees(once, expected)
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
@@ -83,9 +83,9 @@ def test_multi_steps_updates_with_the_mean_gradient(random_tree, name):
     update = jax.jit(several.update)
     nothing, state = update(first, state, params)
     updates, _ = update(second, state, params)
-    same_trees(nothing, jax.tree.map(jnp.zeros_like, params))
+    assert_same_trees(nothing, jax.tree.map(jnp.zeros_like, params))
     expected, _ = tx.update(jax.tree.map(lambda a, b: (a + b) / 2, first, second), tx.init(params), params)
-    same_trees(updates, expected, atol=1e-4)
+    assert_same_trees(updates, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
@@ -95,11 +95,11 @@ def test_apply_if_finite_skips_a_bad_gradient(random_tree, name):
     bad = params | {"up": params["up"].at[0, 0].set(jnp.inf)}
     update = jax.jit(tx.update)
     updates, state = update(bad, tx.init(params), params)
-    same_trees(updates, jax.tree.map(jnp.zeros_like, params))
+    assert_same_trees(updates, jax.tree.map(jnp.zeros_like, params))
     updates, _ = update(params, state, params)
     plain = OPTIMISERS[name]()
     expected, _ = plain.update(params, plain.init(params), params)
-    same_trees(updates, expected)
+    assert_same_trees(updates, expected)
 
 
 def test_weight_decay_is_decoupled_and_masked(random_tree):

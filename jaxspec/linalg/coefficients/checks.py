@@ -4,7 +4,18 @@ import math
 
 
 def finite(name: str, value: float) -> float:
-    """``value`` as a float; ValueError when it is not finite."""
+    """``value`` as a float.
+
+    Args:
+        name: the argument's name, for the message.
+        value: a number.
+
+    Returns:
+        The float.
+
+    Raises:
+        ValueError: not finite.
+    """
     value = float(value)
     if not math.isfinite(value):
         raise ValueError(f"{name} is {value}; expected a finite number")
@@ -12,7 +23,22 @@ def finite(name: str, value: float) -> float:
 
 
 def inside(name: str, value: float, low: float, high: float, *, low_open: bool = True, high_open: bool = True) -> float:
-    """``value`` as a float; ValueError when it lies outside the interval."""
+    """``value`` as a float, checked against an interval.
+
+    Args:
+        name: the argument's name, for the message.
+        value: a number.
+        low: left end.
+        high: right end.
+        low_open: whether ``low`` itself is refused.
+        high_open: whether ``high`` itself is refused.
+
+    Returns:
+        The float.
+
+    Raises:
+        ValueError: not finite, or outside the interval.
+    """
     value = finite(name, value)
     above = value > low if low_open else value >= low
     below = value < high if high_open else value <= high
@@ -23,7 +49,19 @@ def inside(name: str, value: float, low: float, high: float, *, low_open: bool =
 
 
 def count(name: str, value: int, low: int = 1) -> int:
-    """``value`` as an int; ValueError when it is not an integer >= ``low``."""
+    """``value`` as an int.
+
+    Args:
+        name: the argument's name, for the message.
+        value: a number; a float that holds an integer will do.
+        low: smallest value allowed.
+
+    Returns:
+        The int.
+
+    Raises:
+        ValueError: not an integer, or below ``low``.
+    """
     if int(value) != value or value < low:
         raise ValueError(f"{name} is {value}; expected an integer >= {low}")
     return int(value)

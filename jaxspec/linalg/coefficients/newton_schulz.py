@@ -122,7 +122,16 @@ def _schedule(low: float, steps: int, margin: float, cushion: float | None) -> t
 
 
 def image(triple: Triple, low: float, high: float) -> tuple[float, float]:
-    """Smallest and largest value of the quintic on ``[low, high]``."""
+    """The quintic's image of an interval.
+
+    Args:
+        triple: coefficients ``(a, b, c)``.
+        low: left end of the interval.
+        high: right end.
+
+    Returns:
+        Smallest and largest value of ``a x + b x^3 + c x^5`` on ``[low, high]``.
+    """
     a, b, c = triple
     stationary = np.roots([5 * c, 3 * b, a])
     stationary = np.sqrt(stationary[(np.abs(stationary.imag) < 1e-12) & (stationary.real > 0)].real)

@@ -96,6 +96,13 @@ def zolotarev_nodes(delta: float, n: int) -> np.ndarray:
     """``dn^2((2i-1) K / (4n))`` with modulus^2 = 1 - delta, i = 1..2n: descending, symmetric under ``x -> delta/x``.
 
     ``dn`` is summed as ``pi/(2K') sum_k sech(pi (u - 2kK)/(2K'))``: positive terms, so every digit holds as delta -> 0.
+
+    Args:
+        delta: left end of the interval ``[delta, 1]``, in (0, 1).
+        n: number of poles.
+
+    Returns:
+        The nodes, (2n,).
     """
     quarter, co_quarter = _quarter_period(delta), _quarter_period(1 - delta)
     u = (2 * np.arange(1, n + 1) - 1) * quarter / (4 * n)
@@ -129,7 +136,17 @@ def _interpolant(c, delta, n):
 
 
 def relative_error(c: float, x: np.ndarray, t: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """``x^c sum_j w_j / (x + t_j) - 1``."""
+    """``x^c sum_j w_j / (x + t_j) - 1``.
+
+    Args:
+        c: exponent.
+        x: points, (k,).
+        t: shifts, (n,).
+        w: weights, (n,).
+
+    Returns:
+        Signed error at every point, (k,).
+    """
     return x**c * ((1 / (x[:, None] + t)) @ w) - 1
 
 

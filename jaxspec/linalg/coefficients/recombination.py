@@ -83,12 +83,30 @@ def _fit(c: float, low: float, schedule: Schedule, eps: float, products: bool) -
 
 
 def target(s: np.ndarray, c: float, eps: float) -> np.ndarray:
-    """``s (s^2 + eps^2)^(-c)``."""
+    """``f(s) = s (s^2 + eps^2)^(-c)``.
+
+    Args:
+        s: positive singular values, (k,).
+        c: exponent.
+        eps: floor, in the units of ``s``.
+
+    Returns:
+        The values, (k,).
+    """
     return s * (s**2 + eps**2) ** -c
 
 
 def iterates(s: np.ndarray, schedule: Schedule, products: bool) -> np.ndarray:
-    """Columns ``phi_0..phi_K`` and, with products, ``phi_0^3..phi_{K-1}^3``."""
+    """Columns ``phi_0..phi_K`` and, with products, ``phi_0^3..phi_{K-1}^3``; not finite where the schedule diverges.
+
+    Args:
+        s: singular values, (k,).
+        schedule: K quintics.
+        products: append the cubes.
+
+    Returns:
+        The basis, (k, K + 1) or (k, 2 K + 1).
+    """
     columns, cubes = [s], []
     with np.errstate(over="ignore", invalid="ignore"):
         for a, b, c in schedule:
