@@ -194,6 +194,7 @@ def test_an_interrupt_exits_130_leaves_nothing_and_the_next_run_starts_clean(lab
     deadline = time.monotonic() + 60
     while lab.calls("second") == 0 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
+    time.sleep(1)  # it has written its mark and is about to sleep: the signal shall meet it there, not in a finaliser
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == cli.INTERRUPTED, error
