@@ -197,8 +197,21 @@ def _newton_schulz(request: Request) -> Plan:
             quintics, error = ns_schedule(request.floor, steps, **safe), ns_error(request.floor, steps, **safe)
         best = min(best, error + rounding)
         if error + rounding <= request.tol:
+            if schedule is None:
+                quintics, error = _cheaper_end(request, quintics, error, rounding, safe)
             return _layout(Plan("newton_schulz", schedule=quintics, error=error + rounding), 1.0, request)
     raise _unattainable("newton_schulz", request, best)
+
+
+def _cheaper_end(request: Request, quintics: Schedule, error: float, rounding: float, safe: dict[str, float]):
+    """As many cubics at the end as the tolerance allows: five quintics at 1e-2 overshoot it by orders of magnitude."""
+    steps = len(quintics)
+    for cubics in range(1, steps + 1):
+        larger = ns_error(request.floor, steps, cubics=cubics, **safe)
+        if larger + rounding > request.tol:
+            break
+        quintics, error = ns_schedule(request.floor, steps, cubics=cubics, **safe), larger
+    return quintics, error
 
 
 def _recombine(request: Request) -> Plan:
@@ -250,12 +263,12 @@ def _layout(found: Plan, amplification: float, request: Request) -> Plan:
     else:
         room = max(request.tol - found.error, request.tol / 2)
     # Costs in products of m x m matrices; Hermitian ones cost 0.85. A smaller gain is not worth the rounding.
-    ratio = columns / rows
-    enough = 0.85 * steps * (2 * ratio + 0.8)
+    ratio, squares = columns / rows, sum(triple[2] != 0 for triple in found.schedule)
+    enough = 0.85 * (2 * ratio * steps + 0.8 * squares)
     restart, gain = (2, 60) if steps <= 5 else (3, 100)
-    if request.gram or (extra <= room and 2 * ratio + 0.8 * (4 * steps - 3) < enough):
+    if request.gram or (extra <= room and 2 * ratio + 0.8 * (3 * steps - 3 + squares) < enough):
         return found._replace(gram=True, error=found.error + (0 if explicit else extra))
-    if steps >= 4 and extra / gain <= room and 4 * ratio + 0.8 * (4 * steps - 6) < enough:
+    if steps >= 4 and extra / gain <= room and 4 * ratio + 0.8 * (3 * steps - 6 + squares) < enough:
         return found._replace(gram=True, restart=restart, error=found.error + (0 if explicit else extra / gain))
     return found
 

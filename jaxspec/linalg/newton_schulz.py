@@ -45,11 +45,16 @@ def iterate(
         if products:
             once = matmul(square, y, precision)
             total.add(steps + 1 + k, once)
-            y = a * y + b * once + c * matmul(square, once, precision)
+            y = a * y + b * once + (c * matmul(square, once, precision) if c else 0)
         else:
-            y = a * y + matmul(b * square + c * hermitian_product(square, square, precision), y, precision)
+            y = a * y + matmul(_even_part(b, c, square, precision), y, precision)
         total.add(k + 1, y)
     return y if alpha is None else total.value
+
+
+def _even_part(b, c, square, precision):
+    """``b A + c A^2``; a cubic (``c = 0``) needs no product."""
+    return b * square + c * hermitian_product(square, square, precision) if c else b * square
 
 
 class _Total:
@@ -112,7 +117,7 @@ def _gram_steps(gram, schedule, alpha, precision):
     total.add(0, eye)
     q, r = None, gram
     for k, (a, b, c) in enumerate(schedule):
-        z = a * eye + b * r + c * hermitian_product(r, r, precision)
+        z = a * eye + _even_part(b, c, r, precision)
         q = z if q is None else matmul(z, q, precision)
         total.add(k + 1, q)
         if k + 1 < len(schedule):

@@ -114,13 +114,27 @@ def test_quintic_scales_with_its_interval():
     np.testing.assert_allclose(np.array([a * 2, b * 8, c * 32]), optimal_quintic(0.01, 1.0), rtol=1e-9)
 
 
-@pytest.mark.parametrize("steps", [3, 6, 9])
-def test_schedule_error_is_that_of_the_composition(steps):
+@pytest.mark.parametrize(("steps", "cubics"), [(3, 0), (6, 0), (9, 0), (5, 2), (4, 4)])
+def test_schedule_error_is_that_of_the_composition(steps, cubics):
     s = np.geomspace(1e-2, 1, 20001)
     x = s
-    for a, b, c in ns_schedule(1e-2, steps):
+    for a, b, c in ns_schedule(1e-2, steps, cubics=cubics):
         x = a * x + b * x**3 + c * x**5
-    np.testing.assert_allclose(np.abs(x - 1).max(), ns_error(1e-2, steps), rtol=1e-4, atol=1e-12)
+    np.testing.assert_allclose(np.abs(x - 1).max(), ns_error(1e-2, steps, cubics=cubics), rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("l", [1e-3, 0.2, 0.9, 1.0])
+def test_one_cubic_is_minimax(l):  # noqa: E741
+    ((a, b, c),) = ns_schedule(l, 1, cubics=1)
+    x = np.linspace(l, 1, 20001)
+
+    def worst(a, b):
+        return np.abs(1 - a * x - b * x**3).max()
+
+    assert c == 0
+    np.testing.assert_allclose(worst(a, b), ns_error(l, 1, cubics=1), atol=1e-7)
+    around = [worst(a * (1 + p), b * (1 + q)) for p in (-1e-3, 0, 1e-3) for q in (-1e-3, 0, 1e-3)]
+    assert min(around) >= worst(a, b) - 1e-12
 
 
 def test_margin_keeps_values_beyond_the_interval_bounded():
@@ -142,6 +156,7 @@ def test_margin_keeps_values_beyond_the_interval_bounded():
         (lambda: optimal_quintic(0.1, math.inf), "u is inf"),
         (lambda: ns_schedule(0.1, 0), "steps is 0"),
         (lambda: ns_error(math.nan, 2), "l is nan"),
+        (lambda: ns_schedule(0.1, 2, cubics=3), "cubics is 3"),
     ],
 )
 def test_bad_arguments(call, message):

@@ -1,7 +1,7 @@
 r"""Odd quintics ``p(x) = a x + b x^3 + c x^5`` whose composition sends ``[l, 1]`` to 1: the Newton-Schulz schedules.
 
 ``optimal_quintic`` is minimax on one interval; ``ns_schedule`` composes it greedily, which is optimal for the
-composition. Reference: Amsel, Persson, Musco & Gower, "The Polar Express" (arXiv 2505.16932).
+composition, and can end in cubics (``c = 0``), which cost one matrix product less. Reference: Amsel, Persson, Musco & Gower, "The Polar Express" (arXiv 2505.16932).
 """
 
 import functools
@@ -64,7 +64,21 @@ def _quintic(low: float, high: float) -> Triple:
     return float(a), float(b), float(c)
 
 
-def ns_schedule(l: float, steps: int, *, margin: float = 0.0, cushion: float | None = None) -> Schedule:  # noqa: E741
+def _cubic(low: float, high: float) -> Triple:
+    """Minimax ``a x + b x^3``: equal values at both ends, as far below 1 as its maximum lies above."""
+    square = low**2 + low * high + high**2  # of sqrt(3) times the place of the maximum
+    b = 2 / (low * high * (low + high) + 2 * (square / 3) ** 1.5)
+    return b * square, -b, 0.0
+
+
+def ns_schedule(
+    l: float,  # noqa: E741
+    steps: int,
+    *,
+    margin: float = 0.0,
+    cushion: float | None = None,
+    cubics: int = 0,
+) -> Schedule:
     r"""``steps`` quintics, each optimal on the interval the previous ones leave: ``l <- p(l)``, ``u <- 2 - p(l)``.
 
     Args:
@@ -73,12 +87,13 @@ def ns_schedule(l: float, steps: int, *, margin: float = 0.0, cushion: float | N
         margin: divide the argument of all steps but the last by ``1 + margin``, against rounding at the upper end,
             beyond which the quintics grow fast; 0.01 for bfloat16.
         cushion: never design a step for less than ``u / cushion``; 40 for bfloat16, None for no such bound.
+        cubics: how many of the steps, the last ones, are the optimal cubic ``(a, b, 0)`` instead.
 
     Returns:
         ``((a, b, c), ...)``, for the argument ``schedule`` of `jaxspec.linalg.polar`. `ns_error` is its error.
 
     Raises:
-        ValueError: ``l`` outside (0, 1] or ``steps`` < 1.
+        ValueError: ``l`` outside (0, 1], ``steps`` < 1 or ``cubics`` outside 0, ..., ``steps``.
 
     Reference:
         The Polar Express (arXiv 2505.16932), theorem 3.1.
@@ -87,10 +102,17 @@ def ns_schedule(l: float, steps: int, *, margin: float = 0.0, cushion: float | N
         >>> len(ns_schedule(1e-3, 6))
         6
     """
-    return _schedule(inside("l", l, 0, 1, high_open=False), count("steps", steps), float(margin), cushion)[0]
+    return _checked_schedule(l, steps, margin, cushion, cubics)[0]
 
 
-def ns_error(l: float, steps: int, *, margin: float = 0.0, cushion: float | None = None) -> float:  # noqa: E741
+def ns_error(
+    l: float,  # noqa: E741
+    steps: int,
+    *,
+    margin: float = 0.0,
+    cushion: float | None = None,
+    cubics: int = 0,
+) -> float:
     """Largest ``|1 - p_K(...p_1(x))|`` on ``[l, 1]`` of `ns_schedule`, in exact arithmetic.
 
     Args:
@@ -98,6 +120,7 @@ def ns_error(l: float, steps: int, *, margin: float = 0.0, cushion: float | None
         steps: as in `ns_schedule`.
         margin: as in `ns_schedule`.
         cushion: as in `ns_schedule`.
+        cubics: as in `ns_schedule`.
 
     Returns:
         The error; 1e-3 means singular values in ``[0.999, 1.001]``.
@@ -106,14 +129,22 @@ def ns_error(l: float, steps: int, *, margin: float = 0.0, cushion: float | None
         >>> ns_error(1e-2, 4)
         0.013
     """
-    return _schedule(inside("l", l, 0, 1, high_open=False), count("steps", steps), float(margin), cushion)[1]
+    return _checked_schedule(l, steps, margin, cushion, cubics)[1]
+
+
+def _checked_schedule(low, steps, margin, cushion, cubics):
+    low, steps = inside("l", low, 0, 1, high_open=False), count("steps", steps)
+    if not 0 <= cubics <= steps:
+        raise ValueError(f"cubics is {cubics!r}; expected 0 <= cubics <= steps = {steps}")
+    return _schedule(low, steps, float(margin), cushion, int(cubics))
 
 
 @functools.lru_cache(maxsize=512)
-def _schedule(low: float, steps: int, margin: float, cushion: float | None) -> tuple[Schedule, float]:
+def _schedule(low: float, steps: int, margin: float, cushion: float | None, cubics: int) -> tuple[Schedule, float]:
     high, out = 1.0, []
     for step in range(steps):
-        triple = _quintic(low if cushion is None else max(low, high / cushion), high)
+        optimal = _quintic if step < steps - cubics else _cubic
+        triple = optimal(low if cushion is None else max(low, high / cushion), high)
         if margin and step < steps - 1:
             triple = tuple(k / (1 + margin) ** (2 * i + 1) for i, k in enumerate(triple))
         out.append(triple)
