@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Int, PyTree, UInt32
 
+from jaxspec.linalg import ordered
 from jaxspec.linalg.scaling import compute_dtype
 from jaxspec.optim.layout import DimsTree, LeafLayout, buckets, check_dtypes, stack, tree_layouts
 from jaxspec.optim.normalization import Normalizer, ShapeScale, normalizer, shape_factor
@@ -175,8 +176,14 @@ def map_leaves(
 
 def _map_buckets(function, leaves, layouts, factor, keys):
     matrices = [layout.split(x) for layout, x in zip(layouts, leaves, strict=True)]
+    images = None
     for members in buckets(matrices):
-        arguments = [[matrices[leaf][piece] for leaf, piece in members]]
+        stacks = [matrices[leaf][piece] for leaf, piece in members]
+        if jax.default_backend() == "cpu" and jax.device_count() == 1:
+            # The map may factorise, and on the CPU two factorisations at once can wait for each other for ever. Among
+            # several devices an order would be communication, which matrix products do not need.
+            stacks = [ordered(stack, images) for stack in stacks]
+        arguments = [stacks]
         if keys is not None:
             arguments.append([keys[leaf][piece] for leaf, piece in members])
         images = _call(function, arguments, [layouts[leaf].path for leaf, _ in members])
