@@ -86,7 +86,8 @@ def run(config: Config, progress: Progress) -> Result:
     best, pixel_range = np.zeros(cells), np.zeros((*cells, 2))
     against_mixture = np.zeros((*cells, config.masks))
     pictures: list[np.ndarray] = []
-    with jax.enable_x64(True), progress.stage("completions", total=int(np.prod(cells)) * (len(METHODS) + config.masks - 1)):
+    total = int(np.prod(cells)) * (len(METHODS) + config.masks - 1)
+    with jax.enable_x64(True), progress.stage("completions", total=total):
         for f, name in enumerate(config.photographs):
             truth = jnp.asarray(photograph(name, config.block))
             for p, sampling in enumerate(config.sampling):
