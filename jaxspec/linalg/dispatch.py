@@ -43,7 +43,7 @@ ENGINES = (
 _SMALL_RANK = 32  # up to this short side LAPACK's SVD is the fastest engine on the CPU
 _MAX_STEPS = 24
 _MAX_RECOMBINE_STEPS = 12
-_BF16_ERROR = 3e-2
+_BF16_ERROR = 3.6e-2
 _QDWH_FLOOR = {"float32": 1e-5, "float64": 1e-13}
 
 
@@ -185,9 +185,8 @@ def _newton_schulz(request: Request) -> Plan:
         return _layout(Plan("newton_schulz", schedule=JORDAN), 1.0, request)
     if schedule not in (None, "optimal", "classical"):
         raise ValueError(f"schedule is {schedule!r}; expected 'jordan', 'classical', 'optimal' or quintics (a, b, c)")
-    # A margin against rounding at the upper end of the interval, beyond which an optimal quintic grows fast.
-    safe = {"margin": 1e-2, "cushion": 40.0} if bf16 else {"margin": 1e-4}
-    rounding = _BF16_ERROR / 2 if bf16 else 30 * request.unit
+    safe = _margin(request)
+    rounding = _bf16_rounding(request) if bf16 else 30 * request.unit
     best, low = math.inf, request.floor
     for steps in range(1, _MAX_STEPS + 1):
         if schedule == "classical":
@@ -201,6 +200,16 @@ def _newton_schulz(request: Request) -> Plan:
                 quintics, error = _cheaper_end(request, quintics, error, rounding, safe)
             return _layout(Plan("newton_schulz", schedule=quintics, error=error + rounding), 1.0, request)
     raise _unattainable("newton_schulz", request, best)
+
+
+def _margin(request: Request) -> dict[str, float]:
+    """Against rounding at the upper end of the interval, beyond which an optimal quintic grows fast."""
+    return {"margin": 1e-2, "cushion": 40.0} if jnp.finfo(request.dtype).bits < 32 else {"margin": 1e-4}
+
+
+def _bf16_rounding(request: Request) -> float:
+    """Measured: up to 3.6 % of the last values down to 1e-2 of the largest, and in proportion to its inverse below."""
+    return _BF16_ERROR * max(1.0, 1e-2 / request.floor)
 
 
 def _cheaper_end(request: Request, quintics: Schedule, error: float, rounding: float, safe: dict[str, float]):
@@ -228,10 +237,13 @@ def _recombine(request: Request) -> Plan:
     best = math.inf
     for steps in range(1, 2 if fixed else _MAX_RECOMBINE_STEPS + 1):
         for products in bases[-1:] if fixed else bases:
-            pool = [request.schedule] if fixed else candidates(request.eps or request.lower, steps, products)
+            floor = request.eps or request.lower
+            pool = [request.schedule] if fixed else candidates(floor, steps, products, **_margin(request))
             for error, amplification, schedule, alpha in sorted(_fits(request, pool, products)):
-                # Measured: bfloat16 iterates leave 1-3 % of the last values, and cancellation amplifies more.
-                rounding = _BF16_ERROR / 2 + 5e-4 * amplification if bf16 else 4 * request.unit * amplification
+                # Cancellation amplifies what the iterates leave.
+                rounding = 4 * request.unit * amplification
+                if bf16:
+                    rounding = _bf16_rounding(request) + 8e-4 * (amplification - 1)
                 best = min(best, error + rounding)
                 if error + rounding <= request.tol or fixed:
                     found = Plan("newton_schulz", schedule=schedule, alpha=alpha, error=error + rounding)

@@ -81,13 +81,17 @@ _SEARCHED: tuple[tuple[float, bool, Schedule], ...] = (
 _REACH = 4.0  # a schedule serves floors within this factor of its design
 
 
-def candidates(floor: float, steps: int, products: bool) -> tuple[Schedule, ...]:
+def candidates(
+    floor: float, steps: int, products: bool, *, margin: float = 1e-4, cushion: float | None = None
+) -> tuple[Schedule, ...]:
     """Schedules worth fitting.
 
     Args:
         floor: smallest singular value that counts, or eps, as a fraction of the largest.
         steps: number of quintics.
         products: whether ``X_k X_k^T X_k`` belongs to the basis.
+        margin: of the greedy schedule, as in `ns_schedule`.
+        cushion: of the greedy schedule, as in `ns_schedule`.
 
     Returns:
         Searched schedules designed for a similar floor, the constant ones, and the greedy optimal one.
@@ -97,5 +101,5 @@ def candidates(floor: float, steps: int, products: bool) -> tuple[Schedule, ...]
         for design, rich, schedule in _SEARCHED
         if len(schedule) == steps and (products or not rich) and design / _REACH <= floor <= design * _REACH
     )
-    greedy = ns_schedule(min(floor, 0.9), steps, margin=1e-4)
+    greedy = ns_schedule(min(floor, 0.9), steps, margin=margin, cushion=cushion)
     return (*searched, *((triple,) * steps for triple in _CONSTANT), greedy)
