@@ -1,5 +1,6 @@
 """Set-up shared by all tests: runtime type checks, hypothesis, float64 and subprocesses with eight CPU devices."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -23,6 +24,23 @@ install_import_hook(["jaxspec", "experiments"], CHECKER)
 
 settings.register_profile("jaxspec", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("jaxspec")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_maps():
+    """Forget compiled programs after a module when there are many: each holds memory maps, of which Linux allows 65530.
+
+    Beyond that number the compiler crashes.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+        import equinox
+        import jax
+
+        equinox.clear_caches()
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

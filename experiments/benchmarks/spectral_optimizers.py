@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from optax.contrib import MuonDimensionNumbers
+from optax.contrib import scale_by_muon as optax_scale_by_muon
 from optax.contrib._muon import orthogonalize_via_newton_schulz
 
 from experiments.benchmarks.frame import Contestant, Row, at_most, faster
 from jaxspec.linalg import polar, spectral_power
 from jaxspec.linalg.coefficients import JORDAN, recombination
 from jaxspec.linalg.coefficients.shipped import candidates
+from jaxspec.optim import scale_by_muon
 
 KAPPA, LOWER = 1e2, 0.95e-2  # sigma = 1.05 s_max under the scale "spectral"
 
@@ -155,6 +157,32 @@ def rational_row() -> Row:
     )
 
 
+def tree_row(compilation: bool) -> Row:
+    """The update of all block matrices of a transformer, every matrix a leaf of its own; or its compilation."""
+    layers, width = 12, 256
+    shapes = dict.fromkeys("qkvo", (width, width)) | {"up": (width, 4 * width), "down": (4 * width, width)}
+    keys = iter(jax.random.split(jax.random.key(0), layers * len(shapes)))
+    grads = [{name: jax.random.normal(next(keys), shape) for name, shape in shapes.items()} for _ in range(layers)]
+
+    def contestant(tx: Any, settings: str) -> Contestant:
+        state = tx.init(grads)
+        step = jax.jit(tx.update)
+
+        def compiled() -> None:
+            jax.jit(lambda grads, state: tx.update(grads, state)).lower(grads, state).compile()
+
+        return Contestant(compiled if compilation else partial(step, grads, state), settings)
+
+    what = "Compilation of the update" if compilation else "Update"
+    return Row(
+        f"{what} of {layers} layers of width {width} (four square matrices, two of four times the width), float32",
+        contestant(scale_by_muon(engine="newton_schulz", schedule="jordan"), "scale_by_muon, five jordan steps"),
+        {"optax": contestant(optax_scale_by_muon(), "optax.contrib.scale_by_muon 0.2.8, five jordan steps")},
+        "compilation" if compilation else "update",
+        (at_most("optax", 0.4) if compilation else faster("optax", 2.5),),
+    )
+
+
 _SHAPES = {"256x512": (256, 512), "768x3072": (768, 3072), "768x768": (768, 768)}
 ROWS: dict[str, Callable[[], Row]] = {
     "jordan_256x512": partial(jordan_row, 256, 512, 1.8),
@@ -167,4 +195,6 @@ ROWS: dict[str, Callable[[], Row]] = {
     "qdwh_1e3": partial(qdwh_row, 1e3),
     "qdwh_1e5": partial(qdwh_row, 1e5),
     "rational_256x512": rational_row,
+    "tree_12_layers": partial(tree_row, False),
+    "tree_12_layers_compilation": partial(tree_row, True),
 }

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxspec.completion.group_layout import buckets, checked_rows, padded, take_rows
 from jaxspec.completion.unfolding import Modes, split_modes
 from jaxspec.completion.validation import is_concrete
 from jaxspec.linalg import singular_values, spectral_norm
@@ -286,50 +287,45 @@ def row_groups(
     if len(shape) != 2:
         raise ValueError(f"row groups need a matrix, got shape {tuple(shape)}")
     weights = [1.0] * len(groups) if weights is None else _checked_weights(weights, len(groups))
-    rows = [_checked_group(index, group, n) for index, group in enumerate(groups)]
+    rows = [checked_rows(index, group, n) for index, group in enumerate(groups)]
     kept = [g for g, group in enumerate(rows) if group.size and not (isinstance(weights[g], float) and weights[g] == 0)]
     if not kept:
         raise ValueError("groups must hold at least one non-empty group of positive weight")
-    blocks, bucket = [], []
-    for g in sorted(kept, key=lambda g: rows[g].size):
-        if bucket and rows[g].size > pad_ratio * rows[bucket[0]].size:
-            blocks.append(_group_block(n, [rows[h] for h in bucket], [weights[h] for h in bucket], method))
-            bucket = []
-        bucket.append(g)
-    blocks.append(_group_block(n, [rows[h] for h in bucket], [weights[h] for h in bucket], method))
-    return tuple(blocks)
-
-
-def _checked_group(index: int, group: Sequence[int], n: int) -> np.ndarray:
-    rows = np.asarray(group, dtype=np.int64).ravel()
-    if rows.size and (rows.min() < 0 or rows.max() >= n):
-        raise ValueError(f"groups[{index}] holds a row outside 0..{n - 1}: {rows[(rows < 0) | (rows >= n)][0]}")
-    if np.unique(rows).size != rows.size:
-        raise ValueError(f"groups[{index}] repeats a row")
-    return rows
-
-
-def _group_block(n: int, rows: list[np.ndarray], weights: list, method: str) -> Block:
-    width = max(group.size for group in rows)
-    # Index n is the row of zeros that the gather appends and the scatter drops.
-    index = np.stack([np.concatenate([group, np.full(width - group.size, n)]) for group in rows])
-    count = np.bincount(index[index < n], minlength=n)[:, None]
-    thresholds = jnp.stack([jnp.asarray(weight, dtype=jnp.result_type(float)) for weight in weights])
-    return Block(
-        _gather_rows,
-        _ScatterRows(n),
-        NuclearProx(method),
-        nuclear_value,
-        nuclear_gauge,
-        jnp.asarray(count, jnp.result_type(float)),
-        (thresholds, jnp.asarray(index)),
+    dtype = jnp.result_type(float)
+    return tuple(
+        row_block(
+            n,
+            jnp.asarray(padded([rows[kept[k]] for k in bucket], n)),
+            jnp.stack([jnp.asarray(weights[kept[k]], dtype) for k in bucket]),
+            method,
+        )
+        for bucket in buckets([rows[g].size for g in kept], pad_ratio)
     )
+
+
+def row_block(
+    n: int, index: Int[Array, "groups rows"], thresholds: Float[Array, " groups"], method: str = "auto"
+) -> Block:
+    """``sum_g threshold_g ||X[index_g, :]||_*`` for groups of one bucket; y has the shape (groups, rows, d).
+
+    Args:
+        n: number of rows of X.
+        index: rows of each group; n pads.
+        thresholds: >= 0, one per group.
+        method: engine of the thresholding.
+
+    Returns:
+        The block.
+    """
+    count = jnp.zeros(n + 1, thresholds.dtype).at[index].add(1)[:-1, None]
+    prox = NuclearProx(method)
+    return Block(_gather_rows, _ScatterRows(n), prox, nuclear_value, nuclear_gauge, count, (thresholds, index))
 
 
 def _gather_rows(
     data: tuple[Array, Int[Array, "groups rows"]], x: Float[Array, "n d"]
 ) -> Float[Array, "groups rows d"]:
-    return jnp.concatenate([x, jnp.zeros((1, x.shape[1]), x.dtype)])[data[1]]
+    return take_rows(x, data[1])
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxspec.completion import validation
+from jaxspec.completion.metrics import rmse
 from jaxspec.completion.tensor import complete_tensor, lambda_max
 
 
 class LambdaChoice(NamedTuple):
-    """Result of `choose_lam`.
+    """Result of `choose_lam` and `cv_lambda`.
 
     Attributes:
         lam: the chosen weight, in the units of the data.
@@ -82,10 +83,22 @@ def choose_lam(
     lams = jnp.sort(jnp.asarray(lams, tensor.dtype))[::-1]
     if validation.is_concrete(lams) and not bool(jnp.all((lams > 0) & jnp.isfinite(lams))):
         raise ValueError(f"lams must be positive and finite, got {np.asarray(lams).tolist()}")
-    hidden = jnp.stack([_hide(mask, fraction, split) for split in jax.random.split(key, splits)])
+    hidden = jnp.stack([hide(mask, fraction, split) for split in jax.random.split(key, splits)])
     curve = _Curve(weights, regularizer, tol, max_iter)
-    errors = _hold_out_errors(tensor, mask, hidden, lams, curve)
-    mean = jnp.mean(errors, axis=0)
+    return choice(lams, _hold_out_errors(tensor, mask, hidden, lams, curve))
+
+
+def choice(lams: Float[Array, " L"], errors: Float[Array, "splits L"]) -> LambdaChoice:
+    """The candidate of least mean error over the splits.
+
+    Args:
+        lams: candidates.
+        errors: root mean square errors on the held-out entries.
+
+    Returns:
+        The choice.
+    """
+    mean, splits = jnp.mean(errors, axis=0), errors.shape[0]
     best = jnp.argmin(mean)
     spread = jnp.std(errors, axis=0, ddof=1) / splits**0.5 if splits > 1 else jnp.full_like(mean, jnp.nan)
     return LambdaChoice(lams[best], mean[best], lams, mean, spread)
@@ -112,16 +125,22 @@ def _hold_out_errors(tensor: Array, mask: Array, hidden: Array, lams: Array, cur
             history=False,
             validate=False,
         )
-        # Divided by the largest entry first, so that squares neither overflow nor vanish.
-        scale = jnp.maximum(jnp.max(jnp.abs(tensor)), jnp.finfo(tensor.dtype).tiny)
-        squares = jnp.where(hide, ((result.tensor - tensor) / scale) ** 2, 0)
-        return scale * jnp.sqrt(jnp.sum(squares) / jnp.maximum(jnp.sum(hide), 1))
+        return rmse(result.tensor, tensor, hide)
 
     return jax.lax.map(lambda hide: jax.lax.map(lambda lam: error(hide, lam), lams), hidden)
 
 
-def _hide(mask: Bool[Array, "..."], fraction: float, key: PRNGKeyArray) -> Bool[Array, "..."]:
-    """A random ``fraction`` of the observed entries, at least one and never all."""
+def hide(mask: Bool[Array, "..."], fraction: float, key: PRNGKeyArray) -> Bool[Array, "..."]:
+    """A random ``fraction`` of the observed entries, at least one and never all.
+
+    Args:
+        mask: True where observed.
+        fraction: in (0, 1).
+        key: randomness.
+
+    Returns:
+        True where hidden.
+    """
     scores = jnp.where(mask, jax.random.uniform(key, mask.shape), jnp.inf).ravel()
     observed = jnp.sum(mask)
     count = jnp.clip(jnp.round(fraction * observed).astype(jnp.int32), 1, observed - 1)

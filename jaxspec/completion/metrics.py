@@ -2,8 +2,9 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
+from jaxspec.linalg.scaling import power_of_two_scale
 from jaxspec.solvers.stopping import safe_ratio
 
 
@@ -27,6 +28,26 @@ def nmse(
     scale = jnp.max(jnp.abs(truth), initial=0)
     scale = jnp.where(scale > 0, scale, 1)
     return safe_ratio(jnp.sum((error / scale) ** 2), jnp.sum((truth / scale) ** 2))
+
+
+def rmse(
+    x: Float[Array, "*shape"], truth: Float[Array, "*shape"], weight: Shaped[Array, "*shape"] | None = None
+) -> Float[Array, ""]:
+    """Root mean square error ``sqrt(sum w (x - truth)^2 / sum w)``, in the units of the data.
+
+    Args:
+        x: completed tensor.
+        truth: true tensor; NaN allowed where the weight is 0.
+        weight: >= 0, or a mask; None: 1.
+
+    Returns:
+        The error; 0 if no entry counts.
+    """
+    weight = jnp.ones(x.shape, x.dtype) if weight is None else weight.astype(x.dtype)
+    difference = jnp.where(weight > 0, x - jnp.where(weight > 0, truth, 0), 0)
+    # Divided by the largest first, so that squares neither overflow nor vanish.
+    scale = power_of_two_scale(difference, axis=None)
+    return scale * jnp.sqrt(safe_ratio(jnp.sum(weight * (difference / scale) ** 2), jnp.sum(weight)))
 
 
 def psnr(

@@ -1,10 +1,10 @@
-"""What a tensor-completion method returns."""
+"""What the completion methods return."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxspec.linalg import singular_values
 from jaxspec.solvers import ADMMInfo, Block
@@ -53,3 +53,45 @@ class TensorCompletion(eqx.Module):
             return jnp.sum(s > max(y.shape[-2:]) * eps * jnp.max(s, axis=-1, keepdims=True, initial=0), axis=-1)
 
         return tuple(rank(y) for y, _ in stacks)
+
+
+class MatrixState(NamedTuple):
+    """Where a matrix completion can start or go on, in the units of the data.
+
+    Attributes:
+        M: the completed matrix, in the computing dtype.
+        duals: W_i, one array per block of `game`; empty for soft-impute.
+        rho: penalties, one per block; for soft-impute the curvature 1 / step.
+    """
+
+    M: Float[Array, "*batch n d"]
+    duals: tuple[Array, ...]
+    rho: Float[Array, "*batch m"]
+
+
+class CompletionResult(eqx.Module):
+    """A completed matrix and its certificate; a path has a leading axis on every field.
+
+    Attributes:
+        M: the completion, in the units and dtype of the data.
+        objective: its objective P(M). Units of ``W Y^2``: infinite where that overflows.
+        gap: ``P(M) - d``, at least the distance of P(M) from the optimum, in the same units.
+        relative_gap: gap over objective, finite also where they overflow; what the run stopped on.
+        iterations: done.
+        converged: whether the relative gap reached the tolerance.
+        status: 0 iterations used up, 1 converged, 2 stalled at rounding, 3 diverged, 4 no observed entry (M = 0).
+        rho: last penalties, one per block; for soft-impute the curvature 1 / step.
+        lam: weights of the nuclear norms: (G,) for `game`, a number for soft-impute.
+        state: to start another run from, or None.
+    """
+
+    M: Float[Array, "*batch n d"]
+    objective: Float[Array, "*batch"]
+    gap: Float[Array, "*batch"]
+    relative_gap: Float[Array, "*batch"]
+    iterations: Int[Array, "*batch"]
+    converged: Bool[Array, "*batch"]
+    status: Int[Array, "*batch"]
+    rho: Float[Array, "*batch m"]
+    lam: Float[Array, "..."]
+    state: MatrixState | None

@@ -7,8 +7,9 @@ W' = W / scale.
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxspec.completion.validation import is_concrete
 from jaxspec.linalg.scaling import power_of_two_scale
@@ -98,12 +99,20 @@ def rescale(problem: Problem, blocks: tuple[Block, ...], scale: Array) -> Scaled
     return ScaledProblem(scale, scale, data_term, blocks, support, target)
 
 
-def data_scale(problem: Problem) -> Array:
-    """Power of two next to the root mean square of the observed entries; 1 if they are all 0."""
-    observed = jnp.where(problem.mask, problem.tensor, 0)
+def data_scale(tensor: Float[Array, "..."], mask: Bool[Array, "..."]) -> Float[Array, ""]:
+    """Power of two next to the root mean square of the observed entries; 1 if they are all 0.
+
+    Args:
+        tensor: the data.
+        mask: True where observed.
+
+    Returns:
+        The scale.
+    """
+    observed = jnp.where(mask, tensor, 0)
     largest = power_of_two_scale(observed, axis=None)
-    count = jnp.maximum(jnp.sum(problem.mask), 1).astype(observed.dtype)
-    rms = jnp.sqrt(jnp.sum((observed / largest) ** 2) / count)
+    count = jnp.maximum(jnp.sum(mask), 1).astype(observed.dtype)
+    rms = jnp.sqrt(jnp.sum((jax.lax.stop_gradient(observed) / largest) ** 2) / count)
     return largest * power_of_two_scale(rms, axis=None)
 
 

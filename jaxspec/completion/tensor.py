@@ -292,7 +292,7 @@ def _start(init: Any, rho: Any, rho_scale: Any, problem: Problem, blocks: tuple[
 def _solve(
     problem: Problem, blocks: tuple[Block, ...], start: _Start, method: _Method, static: _Static
 ) -> TensorCompletion:
-    scale = data_scale(problem) if start.resumed is None else start.resumed[1]
+    scale = data_scale(problem.tensor, problem.mask) if start.resumed is None else start.resumed[1]
     scaled = rescale(problem, blocks, scale)
     state = start.resumed[0] if start.resumed else _first_state(problem, blocks, scaled, start, method.penalty)
     state, info = consensus_admm(
@@ -359,7 +359,7 @@ def _first_state(
 
 @eqx.filter_jit
 def _gap(problem: Problem, blocks: tuple[Block, ...], x: Array, duals: tuple[Array, ...]) -> DualityGap:
-    scale = data_scale(problem)
+    scale = data_scale(problem.tensor, problem.mask)
     scaled = rescale(problem, blocks, scale)
     duals = [w / scaled.dual_unit for w in duals]
     primal, dual = admm_certificate(scaled.blocks, scaled.data_term, x / scale, duals)

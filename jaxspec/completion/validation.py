@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,9 @@ def is_concrete(*arrays: Any) -> bool:
     return not any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
-def observations(tensor: Any, mask: Any, validate: bool, *, zero_slices: bool = True) -> tuple[Array, Array, Any]:
+def observations(
+    tensor: Any, mask: Any, validate: bool, *, zero_slices: bool = True, name: str = "tensor"
+) -> tuple[Array, Array, Any]:
     """Tensor in its computing dtype with zeros where it is not observed, boolean mask, and the dtype to return.
 
     Args:
@@ -24,6 +27,7 @@ def observations(tensor: Any, mask: Any, validate: bool, *, zero_slices: bool = 
         mask: boolean or 0/1; None: observed where finite.
         validate: whether to look at values.
         zero_slices: whether a slice without an observed entry is completed by zeros (for the warning).
+        name: of the first argument, for the messages.
 
     Returns:
         The triple (tensor, mask, dtype of the result).
@@ -34,22 +38,22 @@ def observations(tensor: Any, mask: Any, validate: bool, *, zero_slices: bool = 
     """
     tensor = jnp.asarray(tensor)
     if jnp.iscomplexobj(tensor):
-        raise TypeError(f"tensor must be real, got dtype {tensor.dtype}")
+        raise TypeError(f"{name} must be real, got dtype {tensor.dtype}")
     if tensor.ndim < 2:
-        raise ValueError(f"tensor must have at least two modes, got shape {tensor.shape}")
+        raise ValueError(f"{name} must have at least two modes, got shape {tensor.shape}")
     if jax.typeof(tensor).sharding.mesh.explicit_axes:
         raise ValueError(
-            "tensor must be sharded over mesh axes of type jax.sharding.AxisType.Auto, got explicit ones: unfoldings "
-            "leave the layout to the compiler"
+            f"{name} must be sharded over mesh axes of type jax.sharding.AxisType.Auto, got explicit ones: the layout "
+            "of its rearrangements is the compiler's"
         )
     if 0 in tensor.shape:
-        raise ValueError(f"tensor must not be empty, got shape {tensor.shape}")
+        raise ValueError(f"{name} must not be empty, got shape {tensor.shape}")
     floating = jnp.issubdtype(tensor.dtype, jnp.floating)
     dtype = tensor.dtype if floating else jnp.dtype(jnp.float32)
     tensor = tensor.astype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
     mask = jnp.isfinite(tensor) if mask is None else _boolean_mask(mask, tensor.shape, validate)
     if validate and is_concrete(tensor, mask):
-        _check_observed(np.asarray(tensor), np.asarray(mask), zero_slices)
+        _check_observed(np.asarray(tensor), np.asarray(mask), zero_slices, name)
     return jnp.where(mask, tensor, 0), mask, dtype
 
 
@@ -68,12 +72,12 @@ def _boolean_mask(mask: Any, shape: tuple[int, ...], validate: bool) -> Array:
     return mask != 0
 
 
-def _check_observed(tensor: np.ndarray, mask: np.ndarray, zero_slices: bool) -> None:
+def _check_observed(tensor: np.ndarray, mask: np.ndarray, zero_slices: bool, name: str) -> None:
     bad = mask & ~np.isfinite(tensor)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
-            f"tensor must be finite where observed, got {int(bad.sum())} entries that are not, the first at {first}"
+            f"{name} must be finite where observed, got {int(bad.sum())} entries that are not, the first at {first}"
         )
     if not mask.any():
         warnings.warn("no entry is observed: the completion is zero", UserWarning, stacklevel=4)
@@ -111,6 +115,127 @@ def observation_weights(weights: Any, tensor: Array, validate: bool) -> Array | 
         if not (np.isfinite(values) & (values >= 0)).all():
             raise ValueError(f"obs_weights must be non-negative and finite, got a smallest value of {values.min()}")
     return weights
+
+
+def table(
+    Y: Any, W: Any, *, validate: bool = True, warn: bool = True, names: tuple[str, str] = ("Y", "W")
+) -> tuple[Array, Array, Any]:
+    """A table in its computing dtype, 0 where nothing is observed, its weights, and the dtype to return.
+
+    Args:
+        Y: (n, d); anything where not observed.
+        W: weights >= 0, 0 = missing; boolean or numbers; None: 1 where Y is finite.
+        validate: whether to look at values; traced ones are looked at when the program runs.
+        warn: whether to warn of rows and columns without an observed entry.
+        names: of the two arguments, for the messages.
+
+    Returns:
+        The triple (Y, W, dtype of the result).
+
+    Raises:
+        ValueError: for a wrong shape, a negative weight or one that is not finite, or an observed entry that is not
+            finite.
+        TypeError: for complex input.
+    """
+    Y = jnp.asarray(Y)
+    if Y.ndim != 2:
+        raise ValueError(f"{names[0]} must be a matrix, got shape {Y.shape}")
+    if W is not None and jnp.shape(W) != Y.shape:
+        raise ValueError(f"{names[1]} must have the shape {Y.shape} of {names[0]}, got {jnp.shape(W)}")
+    if jnp.iscomplexobj(W):
+        raise TypeError(f"{names[1]} must be real, got dtype {jnp.result_type(W)}")
+    W = jnp.isfinite(Y) if W is None else jnp.asarray(W)
+    if validate:
+        text = f"{names[1]} must be non-negative and finite"
+        W = checked(W, jnp.isfinite(W) & (W >= 0), text, lambda w: f"{text}, got {w.min()} to {w.max()}")
+    raw = Y
+    Y, seen, dtype = observations(raw, W > 0, validate and warn, name=names[0])
+    if validate and not (warn and is_concrete(raw, W)):
+        Y = checked(Y, jnp.isfinite(Y), f"{names[0]} must be finite where observed")
+    return Y, jnp.where(seen, W, 0).astype(Y.dtype), dtype
+
+
+def checked(value: Array, good: Array, expected: str, message: Any = None) -> Array:
+    """The value; raises now where it is known, and when the program runs where it is traced.
+
+    Args:
+        value: an array.
+        good: True where it is as expected.
+        expected: the message for a traced value.
+        message: value as a NumPy array -> the message for a known one.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: for a known value that is not good.
+    """
+    if is_concrete(value, good):
+        if not np.asarray(good).all():
+            raise ValueError(expected if message is None else message(np.asarray(value)))
+        return value
+    return eqx.error_if(value, ~good, expected)
+
+
+def numbers(dtype: Any, **options: Any) -> tuple[Array, ...]:
+    """Non-negative finite numbers (or arrays of them) as arrays.
+
+    Args:
+        dtype: of the arrays.
+        options: name -> value.
+
+    Returns:
+        The arrays, in the order given.
+
+    Raises:
+        ValueError: for a negative value, or one that is not finite.
+    """
+    arrays = []
+    for name, value in options.items():
+        array = jnp.asarray(value, dtype)
+        text = f"{name} must be non-negative and finite"
+        message = lambda values, text=text: f"{text}, got {values.tolist()}"  # noqa: E731
+        arrays.append(checked(array, jnp.isfinite(array) & (array >= 0), text, message))
+    return tuple(arrays)
+
+
+def lambda_grid(lams: Any, dtype: Any) -> Array:
+    """Candidates for lam as an array.
+
+    Args:
+        lams: >= 0 and finite, one axis, at least one.
+        dtype: of the array.
+
+    Returns:
+        The candidates.
+
+    Raises:
+        ValueError: for another shape, or a value out of range.
+    """
+    (lams,) = numbers(dtype, lams=lams)
+    if lams.ndim != 1 or not lams.size:
+        raise ValueError(f"lams must be a non-empty list of numbers, got shape {lams.shape}")
+    return lams
+
+
+def start(name: str, value: Any, Y: Array) -> Array:
+    """Where an iteration starts, in the dtype of the data.
+
+    Args:
+        name: of the argument, for the message.
+        value: finite, of the shape of Y.
+        Y: the data.
+
+    Returns:
+        The array.
+
+    Raises:
+        ValueError: for another shape, or values that are not finite.
+    """
+    array = jnp.asarray(value, Y.dtype)
+    if array.shape != Y.shape:
+        raise ValueError(f"{name} must have the shape {Y.shape} of Y, got {array.shape}")
+    return checked(array, jnp.isfinite(array), f"{name} must be finite")
 
 
 def normalised_weights(weights: Any, count: int) -> Any:

@@ -26,6 +26,7 @@ from jaxspec.solvers.loop import (
 from jaxspec.solvers.stopping import default_tol, safe_ratio
 
 Inner = Callable[[PyTree, PyTree], Array]
+Extrapolate = Callable[[PyTree, PyTree, Array], PyTree]
 _RESTARTS = ("gradient", "none", "always")
 
 
@@ -85,6 +86,7 @@ def accelerated_proximal_gradient(
     *,
     step: Any,
     inner: Inner | None = None,
+    extrapolate: Extrapolate | None = None,
     certificate: Callable[[PyTree, PyTree], Array] | None = None,
     check_every: int = 10,
     restart: str = "gradient",
@@ -104,6 +106,8 @@ def accelerated_proximal_gradient(
         x0: where to start (a warm start is just an x0), or a `ProximalGradientState` to resume bit for bit.
         step: step size, at most 1 / L for an L-Lipschitz gradient; traced.
         inner: inner product of the metric for norms and restart; None: Euclidean.
+        extrapolate: ``(x, x_old, weight) -> x + weight (x - x_old)`` for iterates kept in another form than their
+            entries (factors); None: leaf by leaf.
         certificate: ``(x, grad f(x)) -> gap``; the run stops at ``gap <= tol``. Without it, at
             ``||x - z|| <= tol ||x||`` (the prox-gradient step), which bounds no error.
         check_every: iterations between two checks (static); a certificate costs one gradient.
@@ -137,7 +141,7 @@ def accelerated_proximal_gradient(
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"x0 must hold real floating arrays, got dtype {dtype}")
     state = x0 if isinstance(x0, ProximalGradientState) else _initial(jax.tree.map(jnp.asarray, x0), dtype)
-    method = _Method(value_and_grad, prox, inner or _euclidean, certificate, restart)
+    method = _Method(value_and_grad, prox, inner or _euclidean, extrapolate or _leafwise, certificate, restart)
     static = (max_iter, check_every, history, loop)
     return _run(method, state, jnp.asarray(step, dtype), default_tol(tol, dtype), static)
 
@@ -146,12 +150,17 @@ class _Method(eqx.Module):
     value_and_grad: Callable
     prox: Callable
     inner: Inner
+    extrapolate: Extrapolate
     certificate: Callable | None
     restart: str = eqx.field(static=True)
 
 
 def _euclidean(a: PyTree, b: PyTree) -> Array:
     return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.vdot(x, y), a, b)))
+
+
+def _leafwise(x: PyTree, x_old: PyTree, weight: Array) -> PyTree:
+    return jax.tree.map(lambda new, old: new + weight * (new - old), x, x_old)
 
 
 def _initial(x: PyTree, dtype: Any) -> ProximalGradientState:
@@ -214,7 +223,7 @@ def _step(method: _Method, step: Array, first: Array, state: ProximalGradientSta
     keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
     state = state._replace(
         x=jax.tree.map(keep, x, state.x),
-        z=jax.tree.map(lambda new, step: new + weight * step, x, moved),
+        z=method.extrapolate(x, state.x, weight),
         momentum=following,
         iter=state.iter + 1,
         change=change,

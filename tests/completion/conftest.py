@@ -1,5 +1,6 @@
 """Problems of known optimum, and penalty policies that choose among others or write down what they see."""
 
+import logging
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -124,3 +125,25 @@ def chosen_policy():
 def recorder():
     """``recorder(policy, length)``: the policy, with every step kept."""
     return Recorder
+
+
+@pytest.fixture
+def compilations():
+    """``compilations(call)``: what XLA compiles during the call."""
+
+    def count(call):
+        messages = []
+        handler = logging.Handler()
+        handler.emit = lambda record: messages.append(record.getMessage())
+        logger = logging.getLogger("jax")
+        logger.addHandler(handler)
+        propagate, logger.propagate = logger.propagate, False
+        try:
+            with jax.log_compiles():
+                jax.block_until_ready(call())
+        finally:
+            logger.removeHandler(handler)
+            logger.propagate = propagate
+        return [message for message in messages if message.startswith("Finished XLA compilation")]
+
+    return count

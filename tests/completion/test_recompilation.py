@@ -1,8 +1,5 @@
 """New numbers compile nothing: a sweep costs one compilation."""
 
-import logging
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,28 +17,6 @@ from jaxspec.solvers import (
 )
 
 SHAPE = (3, 3, 3)
-
-
-@pytest.fixture
-def compilations():
-    """``compilations(call)``: what XLA compiles during the call."""
-
-    def count(call):
-        messages = []
-        handler = logging.Handler()
-        handler.emit = lambda record: messages.append(record.getMessage())
-        logger = logging.getLogger("jax")
-        logger.addHandler(handler)
-        propagate, logger.propagate = logger.propagate, False
-        try:
-            with jax.log_compiles():
-                jax.block_until_ready(call())
-        finally:
-            logger.removeHandler(handler)
-            logger.propagate = propagate
-        return [message for message in messages if message.startswith("Finished XLA compilation")]
-
-    return count
 
 
 def data(seed):

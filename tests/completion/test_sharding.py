@@ -33,6 +33,27 @@ print(json.dumps(seen))
 """
 
 
+GROUPS = """
+import json
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxspec.completion import game, make_groups
+
+rng = np.random.default_rng(0)
+Y = (rng.standard_normal((32, 2)) @ rng.standard_normal((2, 16))).astype(np.float32)
+W = (rng.random(Y.shape) < 0.7).astype(np.float32)
+groups = make_groups([range(16), range(16, 32), range(0, 32, 2), range(1, 32, 2)], 32)
+run = jax.jit(lambda y, w: game(y, w, groups, 0.3, tol=0.0, max_iter=30, validate=False))
+place = NamedSharding(Mesh(np.array(jax.devices()), ("d",)), PartitionSpec("d"))
+single, result = run(Y, W), run(jax.device_put(Y, place), jax.device_put(W, place))
+print(json.dumps({
+    "error": float(np.abs(np.asarray(result.M) - np.asarray(single.M)).max()),
+    "iterations": [int(single.iterations), int(result.iterations)],
+    "shards": len({str(shard.index) for shard in result.M.addressable_shards}),
+}))
+"""
+
+
 EXPLICIT = """
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
@@ -53,6 +74,14 @@ def test_completion_of_a_sharded_tensor_is_that_of_the_whole(run_python):
         assert seen["error"] <= 1e-5 * seen["size"]
         assert abs(seen["iterations"][0] - seen["iterations"][1]) <= 1
         assert seen["shards"] == 8, "the result should stay divided"
+
+
+def test_groups_of_a_table_that_is_divided_by_rows(run_python):
+    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"}
+    seen = json.loads(run_python(GROUPS, devices=8, timeout=180.0, env=env).stdout)
+    assert seen["error"] <= 1e-4
+    assert seen["iterations"][0] == seen["iterations"][1]
+    assert seen["shards"] == 8, "the result should stay divided"
 
 
 def test_explicit_mesh_axes_are_refused_by_name(run_python):

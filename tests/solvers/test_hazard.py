@@ -35,10 +35,25 @@ print("done")
 """
 
 
+COPIES = """
+import jax, numpy as np
+jax.config.update("jax_enable_x64", True)
+from jaxspec.completion import game, make_groups
+rng = np.random.default_rng(0)
+Y, W = rng.standard_normal((400, 100)), rng.random((400, 100)) < 0.5
+groups = make_groups([range(30), range(30, 130), range(130, 400), range(200), range(200, 260), range(260, 400)], 400)
+for _ in range(8):
+    result = game(Y, W, groups, 1.0, tol=0.0, max_iter=20, svt="gram")
+    assert int(result.iterations) == 20
+    assert np.isfinite(np.asarray(result.M)).all()
+print("done")
+"""
+
+
 @pytest.mark.parametrize(
     ("snippet", "threads"),
-    [(TENSOR, "2"), (GROUPS.replace("RUNS", "6"), "1"), (GROUPS.replace("RUNS", "2"), "2")],
-    ids=["tensor", "groups", "groups_with_lapack_threads"],
+    [(TENSOR, "2"), (GROUPS.replace("RUNS", "6"), "1"), (GROUPS.replace("RUNS", "2"), "2"), (COPIES, "1")],
+    ids=["tensor", "groups", "groups_with_lapack_threads", "game"],
 )
 def test_unequal_blocks_in_double_precision_run_to_the_end(run_python, snippet, threads):
     done = run_python(snippet, timeout=90.0, env={"OPENBLAS_NUM_THREADS": threads})

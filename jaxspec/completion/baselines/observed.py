@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxspec.completion.metrics import TruthError
 from jaxspec.completion.result import TensorCompletion
-from jaxspec.completion.scaled import Problem, data_scale
+from jaxspec.completion.scaled import data_scale
 from jaxspec.completion.validation import is_concrete
 from jaxspec.solvers import ADMMInfo, Block
 from jaxspec.solvers.loop import CONVERGED, EMPTY, RUNNING, History, empty_history
@@ -79,7 +79,7 @@ def observed(
     Returns:
         The scaled data; where all of them are 0, so is the start.
     """
-    scale = data_scale(Problem(tensor, mask, None, None, (None, None), None))
+    scale = data_scale(tensor, mask)
     target = jnp.where(mask, tensor, 0) / scale
     fill = jnp.zeros_like(target) if init is None else jnp.where(jnp.any(target != 0), init / scale, 0)
     return Observed(target, mask, jnp.where(mask, target, fill), None if truth is None else truth / scale, scale)

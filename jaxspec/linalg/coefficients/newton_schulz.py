@@ -1,7 +1,8 @@
 r"""Odd quintics ``p(x) = a x + b x^3 + c x^5`` whose composition sends ``[l, 1]`` to 1: the Newton-Schulz schedules.
 
 ``optimal_quintic`` is minimax on one interval; ``ns_schedule`` composes it greedily, which is optimal for the
-composition, and can end in cubics (``c = 0``), which cost one matrix product less. Reference: Amsel, Persson, Musco & Gower, "The Polar Express" (arXiv 2505.16932).
+composition, and can end in cubics (``c = 0``), which cost one matrix product less. Reference: Amsel, Persson, Musco &
+Gower, "The Polar Express" (arXiv 2505.16932).
 """
 
 import functools

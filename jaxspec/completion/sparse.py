@@ -1,0 +1,400 @@
+"""Soft-impute for tables too large to hold: observed entries in coordinates, the completion in factors.
+
+Every iterate is ``M = L R^T`` with at most ``max_rank`` columns, so the matrix to be thresholded is sparse plus low
+rank: its leading singular triplets come from subspace iteration, which starts from the last ones. Memory is
+O(nnz + (n + d) max_rank), an iteration costs O((nnz + n + d) max_rank).
+
+Reference: Mazumder, Hastie, Tibshirani, "Spectral regularization algorithms for learning large incomplete matrices",
+JMLR 11 (2010), section 5; the accelerated form in factors is this library's.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxspec.completion import validation
+from jaxspec.linalg import TopSVD, operator_top_svd
+from jaxspec.linalg.scaling import power_of_two_scale
+from jaxspec.solvers import accelerated_proximal_gradient
+from jaxspec.solvers.loop import CONVERGED, EMPTY, RUNNING, STALLED
+from jaxspec.solvers.stopping import safe_ratio
+
+# Entries per step of a product: large enough to hide the loop, small enough for the cache.
+_CHUNK = 2**16
+
+
+class SparseTable(eqx.Module):
+    """Observed entries of an n x d table, sorted by row, each once. Build one with `sparse_table`.
+
+    Attributes:
+        rows: (N,), N padded to a multiple of the chunk by entries of weight 0.
+        columns: (N,).
+        values: (N,).
+        weights: (N,), >= 0.
+        shape: (n, d) (static).
+    """
+
+    rows: Int[Array, " N"]
+    columns: Int[Array, " N"]
+    values: Float[Array, " N"]
+    weights: Float[Array, " N"]
+    shape: tuple[int, int] = eqx.field(static=True)
+
+
+def sparse_table(rows: Any, columns: Any, values: Any, shape: Sequence[int], weights: Any = None) -> SparseTable:
+    """Observed entries in coordinate form; entries given several times are averaged, their weights added.
+
+    Args:
+        rows: integers, (N,).
+        columns: integers, (N,).
+        values: (N,), finite; float32 or wider, anything else becomes float32.
+        shape: (n, d).
+        weights: >= 0, (N,); None: 1 each.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: for shapes that do not fit, an index out of range, or a value that is not finite.
+        TypeError: for indices that are not integers.
+    """
+    rows, columns, values = np.asarray(rows), np.asarray(columns), np.asarray(values)
+    n, d = (int(side) for side in shape)
+    weights = np.ones(values.shape) if weights is None else np.asarray(weights)
+    for name, array, side in (("rows", rows, n), ("columns", columns, d)):
+        if array.shape != values.shape or array.ndim != 1:
+            raise ValueError(f"{name} must have the shape {values.shape} of values and one axis, got {array.shape}")
+        if not np.issubdtype(array.dtype, np.integer):
+            raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+        if array.size and (array.min() < 0 or array.max() >= side):
+            raise ValueError(f"{name} must lie in 0..{side - 1}, got {array.min()} to {array.max()}")
+    if weights.shape != values.shape or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError("weights must be non-negative and finite, one per value")
+    if not np.isfinite(values[weights > 0]).all():
+        raise ValueError("values must be finite where their weight is not 0")
+    dtype = jnp.asarray(values[:0]).dtype if values.dtype in (np.float32, np.float64) else jnp.dtype(jnp.float32)
+    rows, columns, values, weights = _merged(rows, columns, values, weights, d)
+    pad = -len(rows) % min(_CHUNK, max(len(rows), 1)) if len(rows) else 1
+    return SparseTable(
+        jnp.asarray(np.pad(rows, (0, pad), mode="edge" if len(rows) else "constant"), jnp.int32),
+        jnp.asarray(np.pad(columns, (0, pad)), jnp.int32),
+        jnp.asarray(np.pad(values, (0, pad)), dtype),
+        jnp.asarray(np.pad(weights, (0, pad)), dtype),
+        (n, d),
+    )
+
+
+def _merged(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, weights: np.ndarray, d: int) -> tuple:
+    key = rows.astype(np.int64) * d + columns
+    order = np.argsort(key, kind="stable")
+    key, values, weights = key[order], values[order], weights[order]
+    values = np.where(weights > 0, values, 0)
+    first = np.flatnonzero(np.diff(key, prepend=-1))
+    if first.size < key.size:
+        total = np.add.reduceat(weights, first)
+        values = np.add.reduceat(weights * values, first) / np.where(total > 0, total, 1)
+        weights, key = total, key[first]
+    return key // d, key % d, values, weights
+
+
+class SparseCompletion(eqx.Module):
+    """A completion in factors, ``M = U diag(s) V^T``.
+
+    Attributes:
+        U: left singular vectors, (n, max_rank).
+        s: singular values, descending, 0 beyond the rank, (max_rank,).
+        V: right singular vectors, (d, max_rank).
+        objective: of the problem; infinite where it overflows.
+        gap: objective minus the value of the dual point. The norm of that point comes from subspace iteration, from
+            below, so this is an estimate of the bound.
+        relative_gap: gap over objective; what the run stopped on.
+        iterations: done.
+        converged: whether the relative gap reached the tolerance.
+        status: 0 iterations used up, 1 converged, 2 stalled at rounding, 3 diverged, 4 no observed entry.
+        rank: number of positive singular values.
+        capped: whether the rank is max_rank, which then bounds it: the optimum may need more, and the gap shows it.
+        lam: as given.
+        basis: orthonormal block, (d, width), where the next subspace iteration starts.
+    """
+
+    U: Float[Array, "n k"]
+    s: Float[Array, " k"]
+    V: Float[Array, "d k"]
+    objective: Float[Array, ""]
+    gap: Float[Array, ""]
+    relative_gap: Float[Array, ""]
+    iterations: Int[Array, ""]
+    converged: Bool[Array, ""]
+    status: Int[Array, ""]
+    rank: Int[Array, ""]
+    capped: Bool[Array, ""]
+    lam: Float[Array, ""]
+    basis: Float[Array, "d w"]
+
+    def at(self, rows: Any, columns: Any) -> Float[Array, "*m"]:
+        """Completed entries at pairs of a row and a column, (m,) each; memory O(m max_rank)."""
+        rows, columns = jnp.asarray(rows), jnp.asarray(columns)
+        return jnp.sum((self.U * self.s)[rows] * self.V[columns], axis=-1)
+
+
+def soft_impute_sparse(
+    table: SparseTable,
+    lam: float | Float[Array, ""],
+    *,
+    max_rank: int,
+    ridge: float | Float[Array, ""] = 0.0,
+    tol: float | Float[Array, ""] = 1e-3,
+    max_iter: int = 200,
+    accelerate: bool = True,
+    init: SparseCompletion | None = None,
+    oversample: int = 8,
+    sweeps: int = 2,
+    check_every: int = 5,
+) -> SparseCompletion:
+    r"""``min_M 1/2 sum w (y - M)^2 + ridge/2 ||M||_F^2 + lam ||M||_*`` by factors of ``max_rank`` columns.
+
+    Args:
+        table: observed entries.
+        lam: >= 0, in the units of the values times those of the weights. For a path start from `sparse_lambda_max` and
+            hand each result on as ``init``.
+        max_rank: largest rank (static). Where the optimum has a lower one the bound does not matter.
+        ridge: >= 0, in the units of the weights.
+        tol: relative duality gap at which to stop.
+        max_iter: iterations at most (static).
+        accelerate: Nesterov's extrapolation with gradient restart, on the observed entries, or none (static).
+        init: a result for the same shape and ``max_rank`` to start from.
+        oversample: extra columns of the subspace iteration (static).
+        sweeps: of the subspace iteration, per iteration (static).
+        check_every: iterations between two looks at the gap (static).
+
+    Returns:
+        The completion in factors. A run that did not converge, or whose rank was capped, says so.
+
+    Raises:
+        ValueError: for bad input, naming the argument.
+
+    Example:
+        >>> import numpy as np
+        >>> rows, columns = np.divmod(np.arange(20), 5)
+        >>> table = sparse_table(rows, columns, (rows + 1.0) * (columns + 1.0), (4, 5))
+        >>> int(soft_impute_sparse(table, 0.1, max_rank=2).rank)
+        1
+    """
+    n, d = table.shape
+    if not 1 <= max_rank <= min(n, d):
+        raise ValueError(f"max_rank must be in 1..{min(n, d)}, got {max_rank}")
+    dtype = table.values.dtype
+    lam, ridge, tol = validation.numbers(dtype, lam=lam, ridge=ridge, tol=tol)
+    width = min(max_rank + oversample, n, d)
+    if init is None:
+        zeros = jnp.zeros((n, max_rank), dtype), jnp.zeros(max_rank, dtype), jnp.zeros((d, max_rank), dtype)
+        start = (*zeros, jax.random.normal(jax.random.key(0), (d, width), dtype))
+    else:
+        start = (init.U, init.s, init.V, init.basis)
+        shapes = [(n, max_rank), (max_rank,), (d, max_rank), (d, width)]
+        if [part.shape for part in start] != shapes:
+            raise ValueError(f"init must have factors of shapes {shapes}, got {[part.shape for part in start]}")
+    static = _Static(max_rank, oversample, sweeps, max_iter, check_every, accelerate)
+    return _solve(table, lam, ridge, tol, start, static)
+
+
+def sparse_lambda_max(table: SparseTable, *, sweeps: int = 10) -> Float[Array, ""]:
+    """``||W Y||_2`` of the observed entries, by subspace iteration: where paths start.
+
+    Args:
+        table: observed entries.
+        sweeps: of the subspace iteration.
+
+    Returns:
+        The norm, in the units of the values times those of the weights.
+    """
+    return _largest(table, sweeps)
+
+
+class _Static(NamedTuple):
+    max_rank: int
+    oversample: int
+    sweeps: int
+    max_iter: int
+    check_every: int
+    accelerate: bool
+
+
+class _Iterate(NamedTuple):
+    """``M = left @ right^T``, its observed entries, and what the gradient added to them (0 in an iterate).
+
+    An iterate of the prox has rank k and zeros in the other half of the columns; extrapolation fills both halves.
+    """
+
+    left: Float[Array, "n k2"]
+    right: Float[Array, "d k2"]
+    values: Float[Array, " k"]
+    observed: Float[Array, " N"]
+    moved: Float[Array, " N"]
+    basis: Float[Array, "d w"]
+
+
+class _Problem(eqx.Module):
+    table: SparseTable
+    lam: Array
+    ridge: Array
+    static: _Static = eqx.field(static=True)
+
+    def loss(self, x: _Iterate) -> tuple[Array, _Iterate]:
+        residual = x.observed - self.table.values
+        slope = self.table.weights * residual
+        grad = jax.tree.map(jnp.zeros_like, x)._replace(moved=slope)
+        return 0.5 * jnp.sum(slope * residual), grad
+
+    def prox(self, v: _Iterate, step: Array) -> _Iterate:
+        top = _top(self.table, v.moved, v.left, v.right, v.basis, self.static.max_rank, self.static)
+        values = jnp.maximum(top.s - step * self.lam, 0) / (1 + step * self.ridge)
+        return _iterate_of(self.table, top.u, values, top.vt.T, top.basis)
+
+    def bounds(self, x: _Iterate, grad: _Iterate) -> tuple[Array, Array]:
+        """Objective at x and the value of its dual point ``V = W (Y - M) - ridge M``, scaled to be feasible."""
+        weight, target, inside = self.table.weights, self.table.values, x.observed
+        square = jnp.sum(x.values**2)
+        primal = (
+            0.5 * jnp.sum(weight * (inside - target) ** 2) + self.lam * jnp.sum(x.values) + 0.5 * self.ridge * square
+        )
+        norm = _top(self.table, -grad.moved, -self.ridge * x.left, x.right, x.basis, 1, self.static).s[0]
+        theta = jnp.minimum(1, jnp.where(norm > 0, self.lam / jnp.where(norm > 0, norm, 1), 1))
+        V = theta * (-grad.moved - self.ridge * inside)
+        curvature = weight + self.ridge
+        z = (weight * target - V) / jnp.where(curvature > 0, curvature, 1)
+        at_z = 0.5 * weight * (z - target) ** 2 + 0.5 * self.ridge * z**2 + V * z
+        seen = jnp.sum(jnp.where(weight > 0, inside, 0) ** 2)
+        # Where nothing is observed V = -ridge M, whose part of the dual needs only ||M||_F.
+        rest = -0.5 * theta**2 * self.ridge * jnp.maximum(square - seen, 0)
+        return primal, jnp.sum(jnp.where(weight > 0, at_z, 0)) + rest
+
+    def gap(self, x: _Iterate, grad: _Iterate) -> Array:
+        primal, dual = self.bounds(x, grad)
+        rounding = jnp.finfo(primal.dtype).eps * 0.5 * jnp.sum(self.table.weights * self.table.values**2)
+        return safe_ratio(primal - dual, jnp.maximum(jnp.abs(primal), rounding))
+
+
+def _iterate_of(table: SparseTable, U: Array, s: Array, V: Array, basis: Array) -> _Iterate:
+    """The iterate ``U diag(s) V^T``."""
+    left, right = U * s, V
+    observed = _entries(table, left, right)
+    pad = lambda factor: jnp.pad(factor, ((0, 0), (0, factor.shape[1])))  # noqa: E731
+    return _Iterate(pad(left), pad(right), s, observed, jnp.zeros_like(observed), basis)
+
+
+def _extrapolated(x: _Iterate, x_old: _Iterate, weight: Array) -> _Iterate:
+    k = x.values.size
+    join = lambda new, old: jnp.concatenate([new[:, :k], old[:, :k]], axis=1)  # noqa: E731
+    return x._replace(
+        left=join((1 + weight) * x.left, -weight * x_old.left),
+        right=join(x.right, x_old.right),
+        observed=x.observed + weight * (x.observed - x_old.observed),
+    )
+
+
+def _on_observed(a: _Iterate, b: _Iterate) -> Array:
+    return jnp.vdot(a.observed, b.observed)
+
+
+def _chunked(table: SparseTable, *arrays: Array) -> tuple[Array, ...]:
+    size = min(_CHUNK, table.rows.size)
+    return tuple(array.reshape(-1, size) for array in arrays)
+
+
+def _product(table: SparseTable, coefficients: Array, factor: Array, *, transposed: bool) -> Array:
+    """``S F`` or ``S^T F`` for the sparse S with these coefficients, a chunk of entries at a time."""
+    into, out_of = (table.columns, table.rows) if transposed else (table.rows, table.columns)
+
+    def add(total: Array, chunk: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        i, j, c = chunk
+        return total.at[i].add(c[:, None] * factor[j]), None
+
+    zeros = jnp.zeros((table.shape[transposed], factor.shape[1]), factor.dtype)
+    return jax.lax.scan(add, zeros, _chunked(table, into, out_of, coefficients))[0]
+
+
+def _entries(table: SparseTable, left: Array, right: Array) -> Array:
+    """Entries of ``left right^T`` at the observed places."""
+    one = lambda chunk: jnp.sum(left[chunk[0]] * right[chunk[1]], axis=-1)  # noqa: E731
+    return jax.lax.map(one, _chunked(table, table.rows, table.columns)).ravel()
+
+
+def _top(
+    table: SparseTable, coefficients: Array, left: Array, right: Array, basis: Array, rank: int, static: _Static
+) -> TopSVD:
+    """Leading singular triplets of sparse plus low rank."""
+    return operator_top_svd(
+        lambda v: _product(table, coefficients, v, transposed=False) + left @ (right.T @ v),
+        lambda q: _product(table, coefficients, q, transposed=True) + right @ (left.T @ q),
+        table.shape,
+        rank,
+        oversample=basis.shape[1] - rank,
+        sweeps=static.sweeps,
+        start=basis,
+        dtype=basis.dtype,
+    )
+
+
+@eqx.filter_jit
+def _largest(table: SparseTable, sweeps: int) -> Array:
+    n, d = table.shape
+    width = min(9, n, d)
+    basis = jax.random.normal(jax.random.key(0), (d, width), table.values.dtype)
+    empty = jnp.zeros((n, 1), basis.dtype), jnp.zeros((d, 1), basis.dtype)
+    return _top(table, table.weights * table.values, *empty, basis, 1, _Static(1, 8, sweeps, 1, 1, True)).s[0]
+
+
+@eqx.filter_jit
+def _solve(
+    table: SparseTable, lam: Array, ridge: Array, tol: Array, start: tuple[Array, ...], static: _Static
+) -> SparseCompletion:
+    seen = table.weights > 0
+    scale, unit = power_of_two_scale(table.values, axis=None), power_of_two_scale(table.weights, axis=None)
+    scaled = SparseTable(table.rows, table.columns, table.values / scale, table.weights / unit, table.shape)
+    problem = _Problem(scaled, lam / scale / unit, ridge / unit, static)
+    U, s, V, basis = start
+    largest = jnp.max(scaled.weights)
+    fit = accelerated_proximal_gradient(
+        problem.loss,
+        problem.prox,
+        _iterate_of(scaled, U, jnp.where(jnp.any(seen), s / scale, 0), V, basis),
+        step=1 / jnp.where(largest > 0, largest, 1),
+        inner=_on_observed,
+        extrapolate=_extrapolated,
+        certificate=problem.gap,
+        check_every=static.check_every,
+        restart="gradient" if static.accelerate else "always",
+        tol=tol,
+        max_iter=static.max_iter,
+    )
+    return _finished(problem, fit, lam, scale, unit)
+
+
+def _finished(problem: _Problem, fit: Any, lam: Array, scale: Array, unit: Array) -> SparseCompletion:
+    x, k = fit.x, problem.static.max_rank
+    primal, dual = problem.bounds(x, problem.loss(x)[1])
+    floor = fit.gap <= 1000 * jnp.finfo(primal.dtype).eps
+    status = jnp.where((fit.state.status == RUNNING) & floor, STALLED, fit.state.status)
+    status = jnp.where(jnp.any(problem.table.weights > 0), status, EMPTY).astype(jnp.int32)
+    rank = jnp.sum(x.values > 0)
+    return SparseCompletion(
+        U=x.left[:, :k] / jnp.where(x.values > 0, x.values, 1),
+        s=x.values * scale,
+        V=x.right[:, :k],
+        objective=primal * unit * scale * scale,
+        gap=(primal - dual) * unit * scale * scale,
+        relative_gap=fit.gap,
+        iterations=fit.iterations,
+        converged=status == CONVERGED,
+        status=status,
+        rank=rank,
+        capped=rank == k,
+        lam=lam,
+        basis=x.basis,
+    )
