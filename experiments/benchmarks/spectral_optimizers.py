@@ -163,6 +163,7 @@ def tree_row(compilation: bool) -> Row:
     shapes = dict.fromkeys("qkvo", (width, width)) | {"up": (width, 4 * width), "down": (4 * width, width)}
     keys = iter(jax.random.split(jax.random.key(0), layers * len(shapes)))
     grads = [{name: jax.random.normal(next(keys), shape) for name, shape in shapes.items()} for _ in range(layers)]
+    dims = jax.tree.map(lambda _: MuonDimensionNumbers(), grads)
 
     def contestant(tx: Any, settings: str) -> Contestant:
         state = tx.init(grads)
@@ -177,7 +178,12 @@ def tree_row(compilation: bool) -> Row:
     return Row(
         f"{what} of {layers} layers of width {width} (four square matrices, two of four times the width), float32",
         contestant(scale_by_muon(engine="newton_schulz", schedule="jordan"), "scale_by_muon, five jordan steps"),
-        {"optax": contestant(optax_scale_by_muon(), "optax.contrib.scale_by_muon 0.2.8, five jordan steps")},
+        {
+            "optax": contestant(
+                optax_scale_by_muon(weight_dimension_numbers=dims),
+                "optax.contrib.scale_by_muon 0.2.8, five jordan steps",
+            )
+        },
         "compilation" if compilation else "update",
         (at_most("optax", 0.4) if compilation else faster("optax", 2.5),),
     )

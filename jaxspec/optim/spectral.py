@@ -176,13 +176,13 @@ def map_leaves(
 
 def _map_buckets(function, leaves, layouts, factor, keys):
     matrices = [layout.split(x) for layout, x in zip(layouts, leaves, strict=True)]
-    images = None
+    images = []
     for members in buckets(matrices):
         stacks = [matrices[leaf][piece] for leaf, piece in members]
         if jax.default_backend() == "cpu" and jax.device_count() == 1:
             # The map may factorise, and on the CPU two factorisations at once can wait for each other for ever. Among
             # several devices an order would be communication, which matrix products do not need.
-            stacks = [ordered(stack, images) for stack in stacks]
+            stacks = [ordered(stack, images[:1]) for stack in stacks]  # one call gave them all
         arguments = [stacks]
         if keys is not None:
             arguments.append([keys[leaf][piece] for leaf, piece in members])
