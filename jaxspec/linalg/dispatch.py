@@ -43,7 +43,7 @@ ENGINES = (
 _SMALL_RANK = 32  # up to this short side LAPACK's SVD is the fastest engine on the CPU
 _MAX_STEPS = 24
 _MAX_RECOMBINE_STEPS = 12
-_BF16_ERROR = 3.6e-2
+_BF16_ERROR, _BF16_CANCELLATION = 3.6e-2, 8e-4
 _QDWH_FLOOR = {"float32": 1e-5, "float64": 1e-13}
 
 
@@ -207,9 +207,9 @@ def _margin(request: Request) -> dict[str, float]:
     return {"margin": 1e-2, "cushion": 40.0} if jnp.finfo(request.dtype).bits < 32 else {"margin": 1e-4}
 
 
-def _bf16_rounding(request: Request) -> float:
-    """Measured: up to 3.6 % of the last values down to 1e-2 of the largest, and in proportion to its inverse below."""
-    return _BF16_ERROR * max(1.0, 1e-2 / request.floor)
+def _bf16_rounding(request: Request, amplification: float = 1.0) -> float:
+    """Measured: up to 3.6 % of the last values, more where a combination cancels; below 1e-2 as the inverse."""
+    return (_BF16_ERROR + _BF16_CANCELLATION * (amplification - 1)) * max(1.0, 1e-2 / request.floor)
 
 
 def _cheaper_end(request: Request, quintics: Schedule, error: float, rounding: float, safe: dict[str, float]):
@@ -240,10 +240,7 @@ def _recombine(request: Request) -> Plan:
             floor = request.eps or request.lower
             pool = [request.schedule] if fixed else candidates(floor, steps, products, **_margin(request))
             for error, amplification, schedule, alpha in sorted(_fits(request, pool, products)):
-                # Cancellation amplifies what the iterates leave.
-                rounding = 4 * request.unit * amplification
-                if bf16:
-                    rounding = _bf16_rounding(request) + 8e-4 * (amplification - 1)
+                rounding = _bf16_rounding(request, amplification) if bf16 else 4 * request.unit * amplification
                 best = min(best, error + rounding)
                 if error + rounding <= request.tol or fixed:
                     found = Plan("newton_schulz", schedule=schedule, alpha=alpha, error=error + rounding)

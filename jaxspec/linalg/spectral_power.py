@@ -126,7 +126,7 @@ def spectral_power(
         schedule: of newton_schulz and recombine: "jordan" (five steps, no error control), "classical", "optimal", or
             quintics ``((a, b, c), ...)``.
         precision: of the matrix products.
-        dtype: bfloat16 for matrix-product engines that compute in it.
+        dtype: bfloat16 for matrix-product engines that compute in it; their stated error then rests on measurements.
         gram: iterate on the short-side Gram matrix (newton_schulz and recombine); default where it is cheaper and its
             rounding, about ``u (sigma / s)^2``, stays below ``tol``.
 

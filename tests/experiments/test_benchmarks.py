@@ -74,7 +74,7 @@ def one_line(capsys):
 def test_rounds_interleave_the_contestants_ours_first():
     clock = Clock()
     row = Row("", clock.contestant("ours", [1]), {name: clock.contestant(name, [1]) for name in ("a", "b")})
-    timing.measure(row, 3, clock=clock)
+    timing.measure(row, 3, clock=clock, rest_seconds=0)
     assert clock.order == ["ours", "ours", "a", "a", "b", "b", *["ours", "a", "b"] * 3]
 
 
@@ -83,7 +83,7 @@ def test_ratios_are_taken_within_a_round():
     # the machine slows down tenfold in the second round: the ratio of a round does not see it
     ours = clock.contestant("ours", [9, 1, 1, 10, 3], work=4)
     row = Row("", ours, {"a": clock.contestant("a", [5, 5, 2, 20, 4])}, aims=(at_most("a", 0.5), faster("a", 3)))
-    measured = record.row_record("toy.row", row, timing.measure(row, 3, clock=clock))
+    measured = record.row_record("toy.row", row, timing.measure(row, 3, clock=clock, rest_seconds=0))
     assert measured["contestants"]["ours"]["seconds"] == {"median": 0.75, "least": 0.25, "most": 2.5}
     assert measured["contestants"]["ours"]["compile_seconds"] == 6
     assert measured["contestants"]["a"]["ratio"] == {"median": 0.125, "least": 0.125, "most": 0.1875}
@@ -93,21 +93,21 @@ def test_ratios_are_taken_within_a_round():
 def test_absolute_aims_look_at_our_time_and_compile_time():
     clock = Clock()
     row = Row("", clock.contestant("ours", [9, 1]), {}, aims=(time_at_most(1), time_at_most(0.9), compile_at_most(7)))
-    measured = record.row_record("toy.row", row, timing.measure(row, 1, clock=clock))
+    measured = record.row_record("toy.row", row, timing.measure(row, 1, clock=clock, rest_seconds=0))
     assert [(aim["measured"], aim["met"]) for aim in measured["aims"]] == [(1, True), (1, False), (8, False)]
 
 
 def test_a_quick_call_is_repeated_until_a_sample_lasts():
     clock = Clock()
     row = Row("", clock.contestant("ours", [1, 1, 2]), {"slow": clock.contestant("slow", [7])})
-    timings = timing.measure(row, 2, least_seconds=3, clock=clock)
+    timings = timing.measure(row, 2, least_seconds=3, clock=clock, rest_seconds=0)
     assert clock.order[4:] == ["ours"] * 3 + ["slow"] + ["ours"] * 3 + ["slow"]
     assert timings["ours"].seconds.tolist() == [2, 2]
 
 
 def test_work_may_be_counted_in_the_result():
     row = Row("", Contestant(lambda: jnp.arange(7), "", work=len), {})
-    assert timing.measure(row, 1, least_seconds=0)["ours"].work == 7
+    assert timing.measure(row, 1, least_seconds=0, rest_seconds=0)["ours"].work == 7
 
 
 def test_an_aim_at_nobody_is_refused():
@@ -241,7 +241,7 @@ def test_a_device_names_its_record():
 
 def test_numbers_that_json_lacks_become_text():
     row = Row("", Contestant(lambda: 0, "", quality=lambda _: {"NMSE": float("nan")}), {})
-    measured = record.row_record("toy.row", row, timing.measure(row, 1))
+    measured = record.row_record("toy.row", row, timing.measure(row, 1, rest_seconds=0))
     assert json.loads(json.dumps(measured, allow_nan=False)) == measured
     assert "NMSE nan" in table.markdown({"environment": record.environment(), "rows": [measured]})
 
@@ -249,7 +249,7 @@ def test_numbers_that_json_lacks_become_text():
 def test_every_benchmark_defines_its_rows():
     package = "experiments.benchmarks"
     assert cli.benchmarks(package) == ["linalg", "prox", "spectral_optimizers", "tensor_completion"]
-    assert len(cli.select([], package)) == 6 + 1 + 16 + 14
+    assert len(cli.select([], package)) == 6 + 1 + 16 + 16
     assert list(cli.select(["linalg.top_svd_2000x1000"], package)) == ["linalg.top_svd_2000x1000"]
     with pytest.raises(RunnerError, match=r"prox\.svt_50x2500_float32_gram"):
         cli.select(["prox.svt_50x2500_float32_gran"], package)
@@ -257,7 +257,7 @@ def test_every_benchmark_defines_its_rows():
 
 def test_an_iteration_row_counts_iterations():
     row = tensor_completion.iteration_row((4, 4, 4))
-    timings = timing.measure(row, 1, least_seconds=0)
+    timings = timing.measure(row, 1, least_seconds=0, rest_seconds=0)
     assert {name: one.work for name, one in timings.items()} == {"ours": 80, "numpy_gram": 80, "numpy_svd": 8}
     assert set(timings["ours"].quality) == {"NMSE"}
 
@@ -312,6 +312,6 @@ def test_results_are_waited_for():
             return self
 
     row = Row("", Contestant(Pending, ""), {"peer": Contestant(Pending, "")})
-    timing.measure(row, 1, least_seconds=0)
+    timing.measure(row, 1, least_seconds=0, rest_seconds=0)
     assert len(waited) == 2 * 3
     assert isinstance(jax.block_until_ready(Pending()), Pending)
