@@ -25,10 +25,21 @@ def sweep(function: Callable[..., PyTree], *batches: PyTree) -> PyTree:
     if jax.default_backend() == "cpu":
         mapped = jax.jit(lambda args: jax.lax.map(lambda entry: function(*entry), args))
         return jax.tree.map(np.asarray, jax.block_until_ready(mapped(batches)))
-    size = len(jax.tree.leaves(batches)[0])
-    devices = jax.devices()
-    if len(devices) > 1 and size % len(devices) == 0:
-        mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
-        batches = jax.device_put(batches, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))
-    results: Any = jax.jit(jax.vmap(function))(*batches)
+    results: Any = jax.jit(jax.vmap(function))(*divided(batches))
     return jax.tree.map(np.asarray, jax.block_until_ready(results))
+
+
+def divided(batch: PyTree) -> PyTree:
+    """The batch with its leading axis divided over all devices, where there are several whose number divides it.
+
+    Args:
+        batch: pytree of arrays with a common leading axis.
+
+    Returns:
+        The same values.
+    """
+    devices = jax.devices()
+    if len(devices) == 1 or len(jax.tree.leaves(batch)[0]) % len(devices):
+        return batch
+    mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
+    return jax.device_put(batch, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))

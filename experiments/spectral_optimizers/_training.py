@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
+from experiments._sweep import divided
 from experiments.spectral_optimizers._language_model import (
     GPT,
     Shape,
@@ -203,8 +203,8 @@ def train(
     losses = []
     for step in range(recipe.steps):
         windows = draw_windows(jax.random.fold_in(batches, step), device_text, recipe.batch, recipe.shape.context)
-        value, slope = _value_and_grad(model, spread(windows))
-        model, state = _update(name, recipe, model, state, slope, learning_rate, noise)
+        value, slope = _value_and_grad(model, divided(windows))
+        model, state = _update(model, state, slope, learning_rate, noise, name=name, recipe=recipe)
         losses.append(value)
         advance()
     return Run(model, np.asarray(jnp.stack(losses)), validation_loss(model, text, recipe))
@@ -213,7 +213,7 @@ def train(
 def validation_loss(model: GPT, text: Text, recipe: Recipe) -> float:
     """Loss on the fixed windows of the validation text, nats per byte."""
     windows = fixed_windows(text.validation, recipe.validation, recipe.shape.context)
-    return float(model_loss(model, spread(windows)))
+    return float(model_loss(model, divided(windows)))
 
 
 def gradient_of_batch(model: GPT, text: Text, recipe: Recipe, key: Array) -> GPT:
@@ -223,16 +223,7 @@ def gradient_of_batch(model: GPT, text: Text, recipe: Recipe, key: Array) -> GPT
 
 def gradient(model: GPT, windows: Int[Array, "batch length"]) -> GPT:
     """Gradient of the loss on given windows, for all parameters."""
-    return _value_and_grad(model, spread(windows))[1]
-
-
-def spread(windows: Array) -> Array:
-    """The windows, divided over all devices where their number divides them."""
-    devices = jax.devices()
-    if len(devices) == 1 or len(windows) % len(devices):
-        return windows
-    mesh = Mesh(np.asarray(devices), ("batch",))
-    return jax.device_put(windows, NamedSharding(mesh, PartitionSpec("batch")))
+    return _value_and_grad(model, divided(windows))[1]
 
 
 draw_windows = jax.jit(random_windows, static_argnames=("count", "context"))
@@ -241,7 +232,7 @@ _value_and_grad = jax.jit(jax.value_and_grad(loss))
 
 
 @functools.partial(jax.jit, static_argnames=("name", "recipe"), donate_argnames=("model", "state"))
-def _update(name, recipe, model, state, gradient, learning_rate, noise):
+def _update(model, state, gradient, learning_rate, noise, *, name, recipe):
     # The optimiser is built where the rate and the key are traced, so that a sweep over both compiles once.
     updates, state = optimizer(name, learning_rate, recipe, noise).update(gradient, state, model)
     return optax.apply_updates(model, updates), state

@@ -218,7 +218,7 @@ def choose_groups(
         lams = jnp.max(_tops(solver, Y, W, jnp.asarray(factors))) * jnp.logspace(0, -2, 9, dtype=Y.dtype)
     lams = jnp.sort(validation.lambda_grid(lams, Y.dtype))[::-1]
     hidden = held_out(W, key, frac, folds, splits)
-    errors = _candidate_errors(solver, Y, W, lams, hidden, jnp.asarray(factors), _at_once(None, hidden, lams))
+    errors = _candidate_errors(solver, Y, W, lams, hidden, jnp.asarray(factors), at_once=_at_once(None, hidden, lams))
     tables = [choice(lams, table) for table in errors]
     best = int(np.argmin([float(table.noise_level) for table in tables]))
     return GroupChoice(
@@ -283,7 +283,7 @@ def _tops(solver: Game, Y: Array, W: Array, factors: Float[Array, "candidates G"
 
 @eqx.filter_jit
 def _candidate_errors(
-    solver: Game, Y: Array, W: Array, lams: Array, hidden: Array, factors: Array, at_once: int
+    solver: Game, Y: Array, W: Array, lams: Array, hidden: Array, factors: Array, *, at_once: int
 ) -> Float[Array, "candidates splits L"]:
     return jax.lax.map(lambda f: _split_errors(_with_factors(solver, f), Y, W, lams, hidden, at_once), factors)
 

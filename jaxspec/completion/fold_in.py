@@ -57,7 +57,7 @@ def fold_in(
     lam = jnp.broadcast_to(jnp.asarray(result.lam, Y.dtype), (len(groups),))
     members = jnp.asarray(_memberships(labels, groups, Y.shape[0]))
     (ridge,) = validation.numbers(Y.dtype, ridge=ridge)
-    return _folded(M, layout(groups), lam, Y, W, members, ridge).astype(dtype)
+    return _folded(M, layout(groups), lam, Y, W, members, ridge=ridge).astype(dtype)
 
 
 def _memberships(labels: Any, groups: Groups, m: int) -> Bool[np.ndarray, "m G"]:
@@ -83,7 +83,7 @@ def _memberships(labels: Any, groups: Groups, m: int) -> Bool[np.ndarray, "m G"]
 
 @eqx.filter_jit
 def _folded(
-    M: Array, where: Layout, lam: Array, Y: Array, W: Array, members: Array, ridge: Array
+    M: Array, where: Layout, lam: Array, Y: Array, W: Array, members: Array, *, ridge: Array
 ) -> Float[Array, "m d"]:
     scale = power_of_two_scale(M, axis=None)
     prices = jnp.zeros((lam.size, M.shape[1], M.shape[1]), M.dtype)

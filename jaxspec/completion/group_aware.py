@@ -102,7 +102,7 @@ def game(
     method = _method(Y.dtype, ridge, over_relaxation, penalty, tol)
     validation.positive(rho=rho)
     start = _start(init, Y, where, None if rho is None else jnp.asarray(rho, Y.dtype))
-    result = _solve(Y, W, where, lam, start, method, _Static(max_iter, check_every, svt, loop))
+    result = _solve(Y, W, where, lam, start, method, static=_Static(max_iter, check_every, svt, loop))
     return eqx.tree_at(lambda r: r.M, result, result.M.astype(dtype))
 
 
@@ -149,7 +149,7 @@ def game_path(
     method = _method(Y.dtype, ridge, over_relaxation, penalty, tol)
     static = _Static(max_iter, check_every, svt, "while")
     lams = _weighted(lams, W, where, where.factors)
-    result = path(Y, W, where, lams, _start(None, Y, where, None), method, static)
+    result = path(Y, W, where, lams, _start(None, Y, where, None), method, static=static)
     return eqx.tree_at(lambda r: r.M, result, result.M.astype(dtype))
 
 
@@ -183,7 +183,7 @@ class Game(eqx.Module):
         ridge, kappa, tol = (jnp.asarray(number, Y.dtype) for number in (self.ridge, 1.6, self.tol))
         method = _Method(ridge, kappa, as_traced(Displacement(), Y.dtype), tol)
         static = _Static(self.max_iter, 10, "auto", "while")
-        return path(Y, W, self.where, lams, _start(None, Y, self.where, None), method, static)
+        return path(Y, W, self.where, lams, _start(None, Y, self.where, None), method, static=static)
 
 
 class _Method(NamedTuple):
@@ -249,14 +249,14 @@ def _weighted(lam: Array, W: Array, where: Layout, factors: Array) -> Array:
 
 @eqx.filter_jit
 def _solve(
-    Y: Array, W: Array, where: Layout, lam: Array, start: MatrixState, method: _Method, static: _Static
+    Y: Array, W: Array, where: Layout, lam: Array, start: MatrixState, method: _Method, *, static: _Static
 ) -> CompletionResult:
     return _completed(scaled_problem(Y, W, method.ridge), where, lam, start, method, static)
 
 
 @eqx.filter_jit
 def path(
-    Y: Array, W: Array, where: Layout, lams: Array, start: MatrixState, method: _Method, static: _Static
+    Y: Array, W: Array, where: Layout, lams: Array, start: MatrixState, method: _Method, *, static: _Static
 ) -> CompletionResult:
     """`game` for each row of ``lams``, each started from the one before; nothing is checked.
 

@@ -77,8 +77,9 @@ def soft_impute(
     (lam,) = validation.numbers(Y.dtype, lam=lam)
     if lam.ndim:
         raise ValueError(f"lam must be a number, got shape {lam.shape}: soft_impute_path takes several")
-    start, call = _prepared(Y, ridge, tol, init, _Static(max_iter, check_every, accelerate, loop))
-    return _cast(_solve(Y, W, lam, start, *call), dtype)
+    start, method = _prepared(Y, ridge, tol, init)
+    static = _Static(max_iter, check_every, accelerate, loop)
+    return _cast(_solve(Y, W, lam, start, method, static), dtype)
 
 
 def soft_impute_path(
@@ -122,8 +123,9 @@ def soft_impute_path(
     """
     Y, W, dtype = validation.table(Y, W, validate=validate)
     lams = validation.lambda_grid(lams, Y.dtype)
-    start, call = _prepared(Y, ridge, tol, init, _Static(max_iter, check_every, accelerate, "while"))
-    return _cast(_path(Y, W, lams, start, *call), dtype)
+    start, method = _prepared(Y, ridge, tol, init)
+    static = _Static(max_iter, check_every, accelerate, "while")
+    return _cast(_path(Y, W, lams, start, method, static), dtype)
 
 
 class SoftImpute(eqx.Module):
@@ -150,9 +152,14 @@ class SoftImpute(eqx.Module):
 
     def __call__(self, Y: Float[Array, "n d"], W: Float[Array, "n d"], lams: Float[Array, " L"]) -> CompletionResult:
         """The path, for checked data."""
-        ridge, tol = jnp.asarray(self.ridge, Y.dtype), jnp.asarray(self.tol, Y.dtype)
+        method = _Method(jnp.asarray(self.ridge, Y.dtype), jnp.asarray(self.tol, Y.dtype))
         static = _Static(self.max_iter, 10, self.accelerate, "while")
-        return _path(Y, W, lams, jnp.zeros_like(Y), ridge, tol, static)
+        return _path(Y, W, lams, jnp.zeros_like(Y), method, static)
+
+
+class _Method(NamedTuple):
+    ridge: Array
+    tol: Array
 
 
 class _Static(NamedTuple):
@@ -162,12 +169,12 @@ class _Static(NamedTuple):
     loop: str
 
 
-def _prepared(Y: Array, ridge: Any, tol: Any, init: Any, static: _Static) -> tuple[Array, tuple]:
+def _prepared(Y: Array, ridge: Any, tol: Any, init: Any) -> tuple[Array, _Method]:
     ridge, tol = validation.numbers(Y.dtype, ridge=ridge, tol=tol)
     if isinstance(init, CompletionResult):
         init = init.M
     start = jnp.zeros_like(Y) if init is None else validation.start("init", init, Y)
-    return start, (ridge, tol, static)
+    return start, _Method(ridge, tol)
 
 
 def _cast(result: CompletionResult, dtype: Any) -> CompletionResult:
@@ -175,16 +182,16 @@ def _cast(result: CompletionResult, dtype: Any) -> CompletionResult:
 
 
 @eqx.filter_jit
-def _solve(Y: Array, W: Array, lam: Array, start: Array, ridge: Array, tol: Array, static: _Static) -> CompletionResult:
-    return _completed(scaled_problem(Y, W, ridge), lam, start, tol, static)
+def _solve(Y: Array, W: Array, lam: Array, start: Array, method: _Method, static: _Static) -> CompletionResult:
+    return _completed(scaled_problem(Y, W, method.ridge), lam, start, method.tol, static)
 
 
 @eqx.filter_jit
-def _path(Y: Array, W: Array, lams: Array, start: Array, ridge: Array, tol: Array, static: _Static) -> CompletionResult:
-    problem = scaled_problem(Y, W, ridge)
+def _path(Y: Array, W: Array, lams: Array, start: Array, method: _Method, static: _Static) -> CompletionResult:
+    problem = scaled_problem(Y, W, method.ridge)
 
     def advance(M: Array, lam: Array) -> tuple[Array, CompletionResult]:
-        result = _completed(problem, lam, M, tol, static)
+        result = _completed(problem, lam, M, method.tol, static)
         return result.M, result
 
     return jax.lax.scan(advance, start, lams)[1]

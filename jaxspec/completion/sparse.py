@@ -199,7 +199,7 @@ def soft_impute_sparse(
         shapes = [(n, max_rank), (max_rank,), (d, max_rank), (d, width)]
         if [part.shape for part in start] != shapes:
             raise ValueError(f"init must have factors of shapes {shapes}, got {[part.shape for part in start]}")
-    static = _Static(max_rank, oversample, sweeps, max_iter, check_every, accelerate)
+    static = _Static(max_rank, sweeps, max_iter, check_every, accelerate)
     return _solve(table, lam, ridge, tol, start, static)
 
 
@@ -218,7 +218,6 @@ def sparse_lambda_max(table: SparseTable, *, sweeps: int = 10) -> Float[Array, "
 
 class _Static(NamedTuple):
     max_rank: int
-    oversample: int
     sweeps: int
     max_iter: int
     check_every: int
@@ -252,7 +251,7 @@ class _Problem(eqx.Module):
         return 0.5 * jnp.sum(slope * residual), grad
 
     def prox(self, v: _Iterate, step: Array) -> _Iterate:
-        top = _top(self.table, v.moved, v.left, v.right, v.basis, self.static.max_rank, self.static)
+        top = _top(self.table, v.moved, v.left, v.right, v.basis, rank=self.static.max_rank, sweeps=self.static.sweeps)
         values = jnp.maximum(top.s - step * self.lam, 0) / (1 + step * self.ridge)
         return _iterate_of(self.table, top.u, values, top.vt.T, top.basis)
 
@@ -263,7 +262,9 @@ class _Problem(eqx.Module):
         primal = (
             0.5 * jnp.sum(weight * (inside - target) ** 2) + self.lam * jnp.sum(x.values) + 0.5 * self.ridge * square
         )
-        norm = _top(self.table, -grad.moved, -self.ridge * x.left, x.right, x.basis, 1, self.static).s[0]
+        norm = _top(
+            self.table, -grad.moved, -self.ridge * x.left, x.right, x.basis, rank=1, sweeps=self.static.sweeps
+        ).s[0]
         theta = jnp.minimum(1, jnp.where(norm > 0, self.lam / jnp.where(norm > 0, norm, 1), 1))
         V = theta * (-grad.moved - self.ridge * inside)
         curvature = weight + self.ridge
@@ -326,7 +327,7 @@ def _entries(table: SparseTable, left: Array, right: Array) -> Array:
 
 
 def _top(
-    table: SparseTable, coefficients: Array, left: Array, right: Array, basis: Array, rank: int, static: _Static
+    table: SparseTable, coefficients: Array, left: Array, right: Array, basis: Array, *, rank: int, sweeps: int
 ) -> TopSVD:
     """Leading singular triplets of sparse plus low rank."""
     return operator_top_svd(
@@ -335,7 +336,7 @@ def _top(
         table.shape,
         rank,
         oversample=basis.shape[1] - rank,
-        sweeps=static.sweeps,
+        sweeps=sweeps,
         start=basis,
         dtype=basis.dtype,
     )
@@ -347,7 +348,7 @@ def _largest(table: SparseTable, sweeps: int) -> Array:
     width = min(9, n, d)
     basis = jax.random.normal(jax.random.key(0), (d, width), table.values.dtype)
     empty = jnp.zeros((n, 1), basis.dtype), jnp.zeros((d, 1), basis.dtype)
-    return _top(table, table.weights * table.values, *empty, basis, 1, _Static(1, 8, sweeps, 1, 1, True)).s[0]
+    return _top(table, table.weights * table.values, *empty, basis, rank=1, sweeps=sweeps).s[0]
 
 
 @eqx.filter_jit

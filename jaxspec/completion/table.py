@@ -105,7 +105,7 @@ def fit_table(
         everyone = 1.0
     of_rows = make_groups(labels, len(frame), min_size=min_size, everyone=everyone)
     key = jax.random.key(0) if key is None else key
-    of_rows, lam, error = _chosen(Y, W, of_rows, lam, key, choose, splits)
+    of_rows, lam, error = _chosen(Y, W, of_rows, lam, key, choose=choose, splits=splits)
     result = game(Y, W, of_rows, lam, tol=tol, max_iter=max_iter)
     fitted = np.asarray(result.M, float) * spread + location
     return TableFit(
@@ -146,7 +146,7 @@ def _scales(values: np.ndarray, standardise: bool) -> tuple[np.ndarray, np.ndarr
 
 
 def _chosen(
-    Y: Array, W: np.ndarray, groups: Groups, lam: float | None, key: PRNGKeyArray, choose: bool, splits: int
+    Y: Array, W: np.ndarray, groups: Groups, lam: float | None, key: PRNGKeyArray, *, choose: bool, splits: int
 ) -> tuple[Groups, float, float]:
     if lam is not None:
         return groups, float(lam), float("nan")
