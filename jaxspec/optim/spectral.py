@@ -181,8 +181,9 @@ def _map_buckets(function, leaves, layouts, factor, keys):
         stacks = [matrices[leaf][piece] for leaf, piece in members]
         if jax.default_backend() == "cpu" and jax.device_count() == 1:
             # The map may factorise, and on the CPU two factorisations at once can wait for each other for ever. Among
-            # several devices an order would be communication, which matrix products do not need.
-            stacks = [ordered(stack, images[:1]) for stack in stacks]  # one call gave them all
+            # several devices an order would be communication, which matrix products do not need. Stacks are joined
+            # before they are mapped, and one call gave all images: one of each is enough.
+            stacks = [ordered(stacks[0], images[:1]), *stacks[1:]]
         arguments = [stacks]
         if keys is not None:
             arguments.append([keys[leaf][piece] for leaf, piece in members])
