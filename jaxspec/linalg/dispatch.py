@@ -275,9 +275,15 @@ def _layout(found: Plan, amplification: float, request: Request) -> Plan:
     ratio, squares = columns / rows, sum(triple[2] != 0 for triple in found.schedule)
     enough = 0.85 * (2 * ratio * steps + 0.8 * squares)
     restart, gain = (2, 60) if steps <= 5 else (3, 100)
-    if request.gram or (extra <= room and 2 * ratio + 0.8 * (3 * steps - 3 + squares) < enough):
+    fits, fits_restarted = extra <= room, steps >= 4 and extra / gain <= room
+    if request.gram and not (fits or fits_restarted):
+        raise ValueError(
+            f"gram=True would add a relative error of about {extra:.1e} in {request.dtype}, and tol leaves {room:.1e}; "
+            "expected a larger lower or tol, or gram=None"
+        )
+    if fits and (request.gram or 2 * ratio + 0.8 * (3 * steps - 3 + squares) < enough):
         return found._replace(gram=True, error=found.error + (0 if explicit else extra))
-    if steps >= 4 and extra / gain <= room and 4 * ratio + 0.8 * (3 * steps - 6 + squares) < enough:
+    if fits_restarted and (request.gram or 4 * ratio + 0.8 * (3 * steps - 6 + squares) < enough):
         return found._replace(gram=True, restart=restart, error=found.error + (0 if explicit else extra / gain))
     return found
 

@@ -128,7 +128,7 @@ def spectral_power(
         precision: of the matrix products.
         dtype: bfloat16 for matrix-product engines that compute in it; their stated error then rests on measurements.
         gram: iterate on the short-side Gram matrix (newton_schulz and recombine); default where it is cheaper and its
-            rounding, about ``u (sigma / s)^2``, stays below ``tol``.
+            rounding, about ``u (sigma / s)^2``, stays below ``tol``; asked for where it does not, an error.
 
     Returns:
         Matrices of the shape and dtype of ``x``. A zero matrix gives zeros, an empty one itself; non-finite entries

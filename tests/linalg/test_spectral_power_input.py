@@ -34,6 +34,10 @@ X = jnp.eye(3)
         (lambda: spectral_power(jnp.eye(40), 0.75, tol=1e-3, lower=1e-5), "no engine meets the request"),
         (lambda: polar(X, engine="newton_schulz", tol=1e-3, dtype=jnp.bfloat16), "it attains"),
         (lambda: polar(X, engine="qdwh", dtype=jnp.bfloat16), "expected float32"),
+        (
+            lambda: polar(jnp.ones((2, 6)), engine="newton_schulz", tol=1e-2, lower=1e-4, gram=True),
+            "gram=True would add",
+        ),
     ],
 )
 def test_bad_values(call, message):
