@@ -72,10 +72,10 @@ class Result(NamedTuple):
     Attributes:
         directions: names, shape (D,).
         alignment: ``<g, D> / <g~, D>``, shape (S, D, B).
-        potential: ``<g~, D>^2 / <D, H D>``, nats, infinite where the curvature is negative, shape (S, D, B).
+        potential: ``<g~, D>^2 / <D, H D>``, nats, infinite where the curvature is not positive, shape (S, D, B).
         optimal_step: eta*, for directions of the size of a polar factor (SGD: of the gradient), shape (S, D, B).
         predicted: decrease of the loss at eta* to second order, nats, shape (S, D, B).
-        actual: decrease of the loss of the large batch at eta*, nats, shape (S, D, B).
+        actual: decrease of the loss of the large batch at eta*, nats, NaN where that is infinite, shape (S, D, B).
     """
 
     directions: Any
@@ -142,7 +142,15 @@ def _measure(model: GPT, windows: Array, initial: Array, direction: GPT, clean: 
 
 
 def claims(result: Result) -> list[Claim]:
-    """Orders and sizes of the local quantities, as means over the mini-batches, in every run."""
+    """Orders and sizes of the local quantities, as means over the mini-batches, in every run.
+
+    Where the curvature is not positive there is no best step: what rests on it is then NaN, and does not hold.
+    """
+    with np.errstate(invalid="ignore"):
+        return _claims(result)
+
+
+def _claims(result: Result) -> list[Claim]:
     place = {name: d for d, name in enumerate(result.directions)}
     ordered = [place[name] for name in ORDERED]
     alignment, potential = result.alignment.mean(axis=-1), result.potential.mean(axis=-1)
@@ -206,6 +214,7 @@ def _smoothness(result: Result, place: dict[str, int]) -> list[Claim]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Alignment against potential with lines of equal attainable decrease, predicted against actual, and eta*."""
+    result = Result(result.directions, *(np.where(np.isfinite(field), field, np.nan) for field in result[1:]))
     return {
         "Alignment against descent potential; lines: equal attainable decrease": _plane(result),
         "Decrease of the loss at the best step: predicted to second order, and actual": _decrease(result),
@@ -218,8 +227,8 @@ def _plane(result: Result) -> Figure:
     axis = axes[0, 0]
     potential, alignment = _pooled(result.potential), _pooled(result.alignment)
     x, y = potential.mean(axis=-1), alignment.mean(axis=-1)
-    shown = (x > 0) & np.isfinite(x)
-    phi = np.geomspace(x[shown].min() / 1.5, x[shown].max() * 1.5)
+    shown = x[x > 0] if np.any(x > 0) else np.ones(1)
+    phi = np.geomspace(shown.min() / 1.5, shown.max() * 1.5)
     for decrease in (3e-4, 1e-3, 3e-3):
         axis.semilogx(phi, np.sqrt(2 * decrease / phi), ":", color="#999999")
         axis.annotate(f"{decrease:g}", (phi[0], np.sqrt(2 * decrease / phi[0])), fontsize=8, color="#777777")

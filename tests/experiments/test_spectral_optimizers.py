@@ -249,6 +249,17 @@ def test_a_diverged_run_is_never_the_best():
     assert all(claim.holds for claim in claims)
 
 
+def test_without_positive_curvature_no_claim_about_the_best_step_holds():
+    result, module = diagnostics_result(False), load("diagnostics")
+    lost = np.zeros(result.actual.shape, bool)
+    lost[:, :, 0] = True
+    gone = {name: np.where(lost, np.inf, getattr(result, name)) for name in ("potential", "optimal_step", "predicted")}
+    result = result._replace(actual=np.where(lost, np.nan, result.actual), **gone)
+    holding = [claim.statement for claim in module.claims(result) if claim.holds]
+    assert holding == ["Alignment falls with the exponent c in 1/4, 1/2, 2/3, 3/4"]
+    assert all(figure.axes for figure in module.figures(result).values())
+
+
 # The language model and its text.
 
 
