@@ -14,8 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Before NumPy and JAX load their LAPACK: its threads and XLA's spin against each other on few cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Most of a test's time is compilation: the sizes are small, so the optimiser of the machine code is not worth its time.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+# Most of a test's time is compilation: the sizes are small, so the optimiser of the machine code is not worth its time,
+# nor are the emitters that serve it (half the time; an option that a version does not know is ignored).
+QUICK_COMPILATION = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+)
+os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
 
 # Before the first import of the library, or its annotations go unchecked. The hook lives as long as the process.
 # The numeric tower lets an int stand for a float, as Python's own typing rules do and as callers do.
@@ -57,14 +62,15 @@ def run_python():
     """Run a snippet in its own process: ``run_python("print(1)", devices=8, timeout=60.0).stdout``.
 
     Keyword arguments: `devices`, emulated CPU devices (1); `timeout`, seconds (120), after which the test fails;
-    `check`, whether a non-zero exit fails the test with the snippet's stderr (True); `env`, more environment variables.
+    `check`, whether a non-zero exit fails the test with the snippet's stderr (True); `env`, more environment variables;
+    `as_users_do`, compile with JAX's own settings, for what depends on the machine code (False).
     """
 
-    def run(snippet, *arguments, devices=1, timeout=120.0, check=True, env=None):
+    def run(snippet, *arguments, devices=1, timeout=120.0, check=True, env=None, as_users_do=False):
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {'' if as_users_do else QUICK_COMPILATION}",
             **(env or {}),
         }
         command = [sys.executable, "-c", snippet, *arguments]

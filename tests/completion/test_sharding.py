@@ -77,8 +77,7 @@ def test_completion_of_a_sharded_tensor_is_that_of_the_whole(run_python):
 
 
 def test_groups_of_a_table_that_is_divided_by_rows(run_python):
-    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"}
-    seen = json.loads(run_python(GROUPS, devices=8, timeout=180.0, env=env).stdout)
+    seen = json.loads(run_python(GROUPS, devices=8, timeout=180.0).stdout)
     assert seen["error"] <= 1e-4
     assert seen["iterations"][0] == seen["iterations"][1]
     assert seen["shards"] == 8, "the result should stay divided"

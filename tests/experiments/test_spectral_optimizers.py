@@ -355,7 +355,7 @@ def test_training_with_factorisations_of_several_shapes_finishes(run_python):
         "train(standard_library_text(), how, 'c=0.5', 0.02, 0)\n"
         "print('finished')"
     )
-    assert run_python(snippet, timeout=120.0).stdout.strip() == "finished"
+    assert run_python(snippet, timeout=120.0, as_users_do=True).stdout.strip() == "finished"
 
 
 def test_training_on_two_devices_is_training_on_one(run_python):
@@ -364,8 +364,7 @@ def test_training_on_two_devices_is_training_on_one(run_python):
         "import jax\nassert len(jax.devices()) == 2\ndone = tiny_run(0)\n"
         "print(json.dumps([*done.train.tolist(), done.validation]))"
     )
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    done = json.loads(run_python(snippet, devices=2, env={"XLA_FLAGS": flags}).stdout)
+    done = json.loads(run_python(snippet, devices=2).stdout)
     alone = tiny_run(0)
     np.testing.assert_allclose(done, [*alone.train, alone.validation], rtol=1e-4)
 

@@ -47,7 +47,7 @@ print("finished")
 
 @pytest.mark.parametrize("how", ["after", "gram", "auto"])
 def test_ordered_factorisations_of_unequal_shape_finish_twelve_times(run_python, how):
-    assert run_python(SNIPPET, how, timeout=120.0, env=ONE_THREAD).stdout.strip() == "finished"
+    assert run_python(SNIPPET, how, timeout=120.0, env=ONE_THREAD, as_users_do=True).stdout.strip() == "finished"
 
 
 FOURIER = """
@@ -75,4 +75,4 @@ print("finished")
 
 
 def test_ordered_fourier_transforms_and_factorisations_finish_twelve_times(run_python):
-    assert run_python(FOURIER, timeout=120.0, env=ONE_THREAD).stdout.strip() == "finished"
+    assert run_python(FOURIER, timeout=120.0, env=ONE_THREAD, as_users_do=True).stdout.strip() == "finished"

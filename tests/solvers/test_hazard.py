@@ -56,5 +56,5 @@ print("done")
     ids=["tensor", "groups", "groups_with_lapack_threads", "game"],
 )
 def test_unequal_blocks_in_double_precision_run_to_the_end(run_python, snippet, threads):
-    done = run_python(snippet, timeout=90.0, env={"OPENBLAS_NUM_THREADS": threads})
+    done = run_python(snippet, timeout=90.0, env={"OPENBLAS_NUM_THREADS": threads}, as_users_do=True)
     assert done.stdout.strip() == "done"
