@@ -1,0 +1,236 @@
+"""Checks of the panel functions' arguments, and the two bundles they become: what is compiled in, and the numbers."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from jaxspec.completion import validation
+
+Number = float | int | Float[Array, ""]
+Rank = str | int | tuple[int, int]
+
+
+class Panel(NamedTuple):
+    """Checked data.
+
+    Attributes:
+        Y: outcomes in the computing dtype, 0 where not observed, (n, m).
+        D: treatment, (n, m).
+        observed: (n, m).
+    """
+
+    Y: Float[Array, "n m"]
+    D: Bool[Array, "n m"]
+    observed: Bool[Array, "n m"]
+
+    def arms(self) -> Bool[Array, "2 n m"]:
+        """Cells of the untreated and of the treated arm."""
+        return jnp.stack([self.observed & ~self.D, self.observed & self.D])
+
+
+class Static(NamedTuple):
+    """What is compiled in.
+
+    Attributes:
+        choice: ``"flip"``, ``"gap"`` or ``"given"``.
+        width: largest rank that the program can hold.
+        rank_max: as given.
+        sweeps: of refinement; None: by the tolerance.
+        max_refine: sweeps at most with a tolerance.
+        propensity: ``"row"``, ``"low_rank"`` or ``"known"``.
+        propensity_rank: of the low-rank propensity.
+        center: None, ``"row"`` or ``"two_way"``.
+        sign_block: consecutive periods that share a sign in the sign flips.
+        cooled: whether the ridge is cooled.
+    """
+
+    choice: str
+    width: int
+    rank_max: int
+    sweeps: int | None
+    max_refine: int
+    propensity: str
+    propensity_rank: int
+    center: str | None
+    sign_block: int
+    cooled: bool
+
+
+class Numbers(NamedTuple):
+    """What is traced.
+
+    Attributes:
+        ranks: of both arms; not used by the data-dependent choices.
+        tol: of the refinement.
+        clip: smallest probability.
+        gap_threshold: in the units of the data.
+        known: given probabilities of treatment, (n, m), or None.
+        cooling: factor of the ridge from sweep to sweep.
+        key: randomness of the sign flips.
+    """
+
+    ranks: Int[Array, "2"]
+    tol: Array | None
+    clip: Array
+    gap_threshold: Array | None
+    known: Array | None
+    cooling: Array
+    key: PRNGKeyArray
+
+
+def panel(Y: Any, D: Any, observed: Any = None) -> Panel:
+    """Outcomes, treatment and mask, checked.
+
+    Args:
+        Y: outcomes, (n, m); anything where not observed.
+        D: treatment, boolean or 0 and 1, (n, m).
+        observed: boolean or 0 and 1, (n, m); None: all.
+
+    Returns:
+        The panel. float16 and bfloat16 outcomes become float32, integers float32.
+
+    Raises:
+        ValueError: for other shapes, a treatment that is not binary, or an observed outcome that is not finite.
+        TypeError: for complex outcomes.
+    """
+    Y = jnp.asarray(Y)
+    if jnp.iscomplexobj(Y):
+        raise TypeError(f"Y must be real, got dtype {Y.dtype}")
+    if Y.ndim != 2:
+        raise ValueError(f"Y must be a matrix of units by periods, got shape {Y.shape}")
+    if 0 in Y.shape:
+        raise ValueError(f"Y must not be empty, got shape {Y.shape}")
+    D = _binary("D", D, Y.shape)
+    observed = jnp.ones(Y.shape, bool) if observed is None else _binary("observed", observed, Y.shape)
+    floating = jnp.issubdtype(Y.dtype, jnp.floating)
+    Y = Y.astype(Y.dtype if floating and jnp.finfo(Y.dtype).bits >= 32 else jnp.float32)
+    finite = jnp.isfinite(Y) | ~observed
+    text = "Y must be finite where observed"
+
+    def message(values: np.ndarray) -> str:
+        bad = np.argwhere(~np.asarray(finite))
+        first = tuple(int(i) for i in bad[0])
+        return f"{text}, got {values[first]} at {first} ({len(bad)} such cells): mark missing outcomes in observed"
+
+    Y = validation.checked(Y, finite, text, message)
+    return Panel(jnp.where(observed, Y, 0), D, observed)
+
+
+def _binary(name: str, value: Any, shape: tuple[int, ...]) -> Bool[Array, "n m"]:
+    array = jnp.asarray(value)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have the shape {shape} of Y, got {array.shape}")
+    if array.dtype == bool:
+        return array
+    if jnp.iscomplexobj(array):
+        raise TypeError(f"{name} must be boolean or hold 0 and 1, got dtype {array.dtype}")
+    text = f"{name} must be boolean or hold only 0 and 1"
+    good = (array == 0) | (array == 1)
+    return validation.checked(array, good, text, lambda v: f"{text}, got {v[~np.asarray(good)][0]}") != 0
+
+
+def options(
+    data: Panel,
+    *,
+    rank: Any,
+    propensity: Any,
+    propensity_rank: int,
+    center: str | None,
+    refine: int,
+    tol: Number | None,
+    max_refine: int,
+    clip: Number,
+    rank_max: int,
+    gap_threshold: Number | None,
+    key: Any,
+    sign_block: int,
+    cooling: Number | None,
+) -> tuple[Static, Numbers]:
+    """The two bundles of arguments, checked; see `row_scaled_spectral` for their meaning.
+
+    Args:
+        data: the panel.
+        rank: see there.
+        propensity: see there.
+        propensity_rank: see there.
+        center: see there.
+        refine: see there.
+        tol: see there.
+        max_refine: see there.
+        clip: see there.
+        rank_max: see there.
+        gap_threshold: see there.
+        key: see there.
+        sign_block: see there.
+        cooling: see there.
+
+    Returns:
+        What is compiled in, and the numbers.
+
+    Raises:
+        ValueError: for a value out of range, naming the argument.
+    """
+    shape, dtype = data.Y.shape, data.Y.dtype
+    for name, value, least in (
+        ("refine", refine, 0),
+        ("max_refine", max_refine, 1),
+        ("rank_max", rank_max, 0),
+        ("propensity_rank", propensity_rank, 1),
+        ("sign_block", sign_block, 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    if center not in (None, "row", "two_way"):
+        raise ValueError(f"center must be None, 'row' or 'two_way', got {center!r}")
+    if validation.is_concrete(clip) and not 0 < float(clip) <= 1:
+        raise ValueError(f"clip must be in (0, 1], got {clip}")
+    if validation.is_concrete(cooling) and cooling is not None and not 0 <= float(cooling) <= 1:
+        raise ValueError(f"cooling must be in [0, 1], got {cooling}")
+    if tol is not None:
+        (tol,) = validation.numbers(dtype, tol=tol)
+    choice, ranks, width = _ranks(rank, rank_max, min(shape))
+    kind, known = _propensity(propensity, shape, dtype)
+    if propensity_rank > min(shape) and kind == "low_rank":
+        raise ValueError(f"propensity_rank must be at most {min(shape)}, the short side of Y, got {propensity_rank}")
+    if gap_threshold is not None:
+        (gap_threshold,) = validation.numbers(dtype, gap_threshold=gap_threshold)
+    elif choice == "gap":
+        raise ValueError("gap_threshold must be given for rank='gap', got None")
+    sweeps = None if tol is not None else refine
+    static = Static(
+        choice, width, rank_max, sweeps, max_refine, kind, propensity_rank, center, sign_block, cooling is not None
+    )
+    key = jax.random.key(0) if key is None else key
+    cooling = jnp.asarray(1 if cooling is None else cooling, dtype)
+    return static, Numbers(ranks, tol, jnp.asarray(clip, dtype), gap_threshold, known, cooling, key)
+
+
+def _ranks(rank: Any, rank_max: int, short: int) -> tuple[str, Array, int]:
+    if isinstance(rank, str):
+        if rank not in ("flip", "gap"):
+            raise ValueError(f"rank must be 'flip', 'gap', an integer or a pair of integers, got {rank!r}")
+        return rank, jnp.zeros(2, jnp.int32), min(rank_max, short)
+    pair = tuple(rank) if isinstance(rank, tuple | list) else (rank, rank)
+    integers = all(isinstance(r, int | np.integer) and not isinstance(r, bool) for r in pair)
+    if len(pair) != 2 or not integers:
+        raise ValueError(f"rank must be 'flip', 'gap', an integer or a pair of integers, got {rank!r}")
+    if not all(0 <= r <= short for r in pair):
+        raise ValueError(f"rank must be between 0 and {short}, the short side of Y, got {rank}")
+    return "given", jnp.asarray(pair, jnp.int32), int(max(pair))
+
+
+def _propensity(propensity: Any, shape: tuple[int, ...], dtype: Any) -> tuple[str, Array | None]:
+    if isinstance(propensity, str):
+        if propensity not in ("row", "low_rank"):
+            raise ValueError(f"propensity must be 'row', 'low_rank' or an array, got {propensity!r}")
+        return propensity, None
+    known = jnp.asarray(propensity, dtype)
+    if known.shape != shape:
+        raise ValueError(f"propensity must have the shape {shape} of Y, got {known.shape}")
+    text = "propensity must be probabilities"
+    good = (known >= 0) & (known <= 1)
+    known = validation.checked(known, good, text, lambda p: f"{text}, got {p.min()} to {p.max()}")
+    return "known", known
