@@ -1,4 +1,4 @@
-"""What the functions of this package return: fits, effects and labelled panels, as tuples of arrays with their units."""
+"""What the functions of this package return: fits, effects and labelled panels, as tuples of arrays."""
 
 from typing import Any, NamedTuple
 

@@ -181,7 +181,7 @@ def fit_arms(
     Returns:
         The fits.
     """
-    count, _, m = W.shape
+    count = len(W)
     arms = jax.vmap(lambda w: panel_arms.make_arm(Y, w, static.center))(W)
     phat = _probabilities(observed, W, numbers, static)
     X = arms.Z / phat
