@@ -20,3 +20,22 @@ def pandas(caller: str) -> ModuleType:
     except ImportError as error:
         raise ImportError(f"{caller} needs pandas: pip install 'jaxspec-lab[experiments]'") from error
     return pandas
+
+
+def pyplot(caller: str) -> ModuleType:
+    """The matplotlib.pyplot module.
+
+    Args:
+        caller: name of the function that needs it, for the message.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: if it is not installed, naming the extra that brings it.
+    """
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(f"{caller} needs matplotlib: pip install 'jaxspec-lab[experiments]'") from error
+    return plt

@@ -2,9 +2,8 @@
 
 A functional that moves by ``sum_ij Psi_ij E_ij`` over the observed cells of both arms has variance
 ``sum_i sum_jk Psi_ij s_ij Psi_ik s_ik R_jk`` with ``s_ij`` the error size of row i in the arm of the cell. Independent
-errors have R = I. ``cov="block"`` estimates a common correlation at each lag from the residuals of all units and weighs
-it by the share of pairs that fall into a common block, ``1 - lag / block`` (the mean over all placements of blocks).
-The two arms of one unit are then correlated, too.
+errors have R = I. ``cov="block"`` estimates a correlation for each lag below ``block`` from the residuals of all units,
+keeps those up to half a block and lets the others fall off linearly. The arms of one unit are then correlated, too.
 """
 
 import jax
@@ -16,6 +15,9 @@ from jaxspec.completion.panel.design import Design
 from jaxspec.completion.panel.row_errors import column_noise
 
 SIGN = (-1.0, 1.0)
+SAMPLED_ROWS = 64
+RIDGE = 1e-3
+LEAST_SHARE = 0.1
 
 
 def error_sizes(W: Bool[Array, "2 n m"], designs: Design) -> Float[Array, "n m"]:
@@ -33,40 +35,55 @@ def error_sizes(W: Bool[Array, "2 n m"], designs: Design) -> Float[Array, "n m"]
 
 
 def serial_correlation(W: Bool[Array, "2 n m"], designs: Design, block: int) -> Float[Array, "m m"]:
-    """Weighted correlation matrix R of a unit's errors over time.
+    """Weighted correlation matrix R of a unit's errors over time, relative to the variances of `error_sizes`.
 
-    Lag l has ``(sum e_j e_{j+l} + b_l) / count_l`` over ``sum e_j^2 / count_0`` with e the standardised residuals and
-    ``b_l = sum rows_j^T G_i^{-1} rows_{j+l}``, what fitting a row takes from its products when errors are independent.
+    Fitting a row turns its errors e into ``M_i e`` with ``M_i = I - rows_j^T G_i^{-1} rows_k`` on the cells of an arm,
+    which takes correlation away. The correlations at lags l solve ``sum_l' <T_l, M_i T_l' M_i> rho_l' = <T_l, e_i
+    e_i^T>``, both sides averaged over rows, T_l the matrix of ones at distance l. The left-hand side is averaged over
+    at most 64 rows, evenly spaced.
 
     Args:
         W: cells of both arms.
         designs: linear model of each.
-        block: periods of a block; lags from there on count as 0 (static).
+        block: lags from there on count as 0 (static).
 
     Returns:
         The matrix.
     """
+    _, n, m = W.shape
     sizes = error_sizes(W, designs)
-    m = sizes.shape[1]
+    dtype = sizes.dtype
     residual = jnp.sum(designs.residual, axis=0)
     e = jnp.where(sizes > 0, residual / jnp.where(sizes > 0, sizes, 1), 0)
-    seen = (sizes > 0).astype(e.dtype)
-    fitted = jnp.einsum("anpq,amq->anmp", designs.row_inverse, designs.rows)
+    cells = jnp.sum(W, axis=(0, 2))
+    own = jnp.maximum(cells - designs.rows.shape[-1] * 2, 0)
+    # Columns were fitted, too: the errors shrank below those of the rows' own fits by a common factor.
+    e = e * jnp.sqrt(jnp.sum(own) / jnp.maximum(jnp.sum(jnp.where(own > 0, jnp.sum(e**2, axis=1), 0)), 1))
+    seen = (sizes > 0).astype(dtype)
+    distance = jnp.abs(jnp.arange(m)[:, None] - jnp.arange(m))
+    by_lag = lambda x: jnp.zeros(m, dtype).at[distance].add(x)[:block]  # noqa: E731
+    some = jnp.arange(min(n, SAMPLED_ROWS)) * n // min(n, SAMPLED_ROWS)
+    left = _annihilators(W[:, some].astype(dtype), designs.rows, designs.row_inverse[:, some])
+    pairs = jnp.maximum(by_lag(matmul(seen[some].T, seen[some])), 1)
 
-    def products(lag: Array) -> tuple[Array, Array]:
-        later = jnp.arange(m) + lag < m
-        shifted = lambda x: jnp.where(later, jnp.roll(x, -lag, axis=-1), 0)  # noqa: E731
-        rows = jnp.where(later[:, None], jnp.roll(designs.rows, -lag, axis=-2), 0)
-        lever = jnp.einsum("anmp,amp->anm", fitted, rows)
-        taken = jnp.sum(jnp.where(W & shifted(W.astype(e.dtype)).astype(bool), lever, 0))
-        return jnp.sum(e * shifted(e)) + taken, jnp.sum(seen * shifted(seen))
+    def column(lag: Array) -> Array:
+        shift = (distance == lag).astype(dtype)
+        return by_lag(jnp.sum(matmul(left, matmul(shift, left)), axis=0)) / pairs
 
-    sums, counts = jax.lax.map(products, jnp.arange(min(block, m)))
-    means = sums / jnp.maximum(counts, 1)
-    correlation = jnp.where(means[0] > 0, means / jnp.where(means[0] > 0, means[0], 1), 0).at[0].set(1)
-    weights = jnp.clip(correlation, -1, 1) * (1 - jnp.arange(means.size) / block)
-    lags = jnp.abs(jnp.arange(m)[:, None] - jnp.arange(m))
-    return jnp.where(lags < means.size, weights[jnp.minimum(lags, means.size - 1)], 0)
+    system = jax.lax.map(column, jnp.arange(block)).T
+    target = by_lag(matmul(e.T, e)) / jnp.maximum(by_lag(matmul(seen.T, seen)), 1)
+    system = system + jnp.diag(RIDGE * jnp.diag(system) + jnp.finfo(dtype).tiny)
+    correlation = jnp.linalg.solve(system, target)
+    correlation = jnp.where(jnp.isfinite(correlation), correlation, 0).at[0].max(1.0)
+    taper = jnp.clip(2 - 2 * jnp.arange(block) / block, 0, 1)
+    return jnp.where(distance < block, (correlation * taper)[jnp.minimum(distance, block - 1)], 0)
+
+
+def _annihilators(w: Float[Array, "2 k m"], rows: Float[Array, "2 m p"], inverse: Array) -> Float[Array, "k m m"]:
+    """``M_i``, over both arms."""
+    weighted = w[..., None] * rows[:, None]
+    fitted = jnp.sum(matmul(matmul(weighted, inverse), weighted.mT), axis=0)
+    return jax.vmap(jnp.diag)(jnp.sum(w, axis=0)) - fitted
 
 
 def variance(scaled: Float[Array, "n m"], correlation: Float[Array, "m m"] | None) -> Float[Array, " n"]:
@@ -82,36 +99,37 @@ def variance(scaled: Float[Array, "n m"], correlation: Float[Array, "m m"] | Non
     if correlation is None:
         return jnp.sum(scaled**2, axis=1)
     # An estimated R may have small negative eigenvalues.
-    return jnp.maximum(jnp.sum(matmul(scaled, correlation) * scaled, axis=1), 0)
+    least = LEAST_SHARE * jnp.sum(scaled**2, axis=1)
+    return jnp.maximum(jnp.sum(matmul(scaled, correlation) * scaled, axis=1), least)
 
 
 def unit_variances(
-    W: Bool[Array, "2 n m"], designs: Design, correlation: Float[Array, "m m"] | None
+    W: Bool[Array, "2 n m"], designs: Design, periods: Float[Array, " m"], correlation: Float[Array, "m m"] | None
 ) -> Float[Array, " n"]:
     """Variance of the mean over periods of each row of ``A(1) - A(0)``, given the factors to first order.
 
-    ``s2_i g^T G_i^{-1} g + U_i^T C U_i`` summed over the arms, ``g`` the mean of rows_j and
-    ``C = sum_j H_j^{-1} S_j H_j^{-1} / m^2``.
+    ``s2_i g^T G_i^{-1} g + U_i^T C U_i`` summed over the arms, with ``g = sum_j t_j rows_j`` and
+    ``C = sum_j t_j^2 H_j^{-1} S_j H_j^{-1}``.
 
     Args:
         W: cells of both arms.
         designs: linear model of each.
+        periods: weights t of the periods, with sum 1.
         correlation: R; None: independent errors.
 
     Returns:
         The variances.
     """
     w = W.astype(designs.rows.dtype)
-    m = w.shape[-1]
-    g = jnp.mean(designs.rows, axis=1)
+    g = jnp.einsum("m,amp->ap", periods, designs.rows)
     coefficients = jnp.einsum("anpq,aq->anp", designs.row_inverse, g)
     sign = jnp.array(SIGN, w.dtype)[:, None, None]
     own = jnp.sum(sign * w * matmul(coefficients, designs.rows.mT), axis=0) * error_sizes(W, designs)
     if correlation is None:
-        C = jnp.sum(jax.vmap(column_noise)(w, designs), axis=1) / m**2
+        C = jnp.einsum("m,ampq->apq", periods**2, jax.vmap(column_noise)(w, designs))
         shared = jnp.sum(jnp.sum(matmul(designs.columns, C) * designs.columns, axis=-1), axis=0)
     else:
-        scores = jnp.einsum("anm,ampq,anq->nmap", sign * w, designs.column_inverse, designs.columns) / m
+        scores = jnp.einsum("anm,ampq,anq->nmap", sign * w * periods, designs.column_inverse, designs.columns)
         scores = (scores * error_sizes(W, designs)[..., None, None]).reshape(*w.shape[1:], -1)
         C = jnp.einsum("kjp,jl,klq->pq", scores, correlation, scores, optimize="optimal")
         both = jnp.concatenate([designs.columns[0], designs.columns[1]], axis=1)

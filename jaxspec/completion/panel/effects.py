@@ -49,8 +49,9 @@ def panel_effects(
     groups: Any = None,
     weights: Any = None,
     anticipation: int = 0,
+    periods: str = "all",
 ) -> PanelEffects:
-    r"""``tau_i = mean_j (A(1) - A(0))_ij`` for every unit, with intervals, and the averages ATE, ATT, event study, CATE.
+    r"""``tau_i = mean_j (A(1) - A(0))_ij`` for every unit, with intervals, and averages: ATE, ATT, event study, CATE.
 
     The fit is that of `row_scaled_spectral` with refinement. Standard errors hold the fitted factors' own error to
     first order and assume errors independent over units and, unless ``cov="block"``, over time. They know no bias: a
@@ -81,12 +82,15 @@ def panel_effects(
         se: ``"heteroskedastic"``: one error variance per unit, or ``"homoskedastic"``: one per arm (static).
         cov: ``"independent"`` over time, or ``"block"``: errors of a unit correlated up to ``block`` periods, see
             `covariance` (static).
-        block: periods of a block (static); None: ``ceil(2 m^(1/2))``, at most m.
+        block: periods of a block (static); None: ``ceil(2 m^(1/2))``, at most a third of m.
         level: probability of coverage of the intervals, in (0, 1).
         groups: group of each unit, integers from 0, (n,), -1: in none; None: no groups.
         weights: of the units in the averages, not negative, (n,); None: equal.
         anticipation: periods before each start of treatment in which units may react already; their cells count in
             neither arm and are predicted (static).
+        periods: over which ``tau``, ATE and groups average (static): ``"all"``, or ``"overlap"``: those in which both
+            arms have at least ``max(1, rank)`` cells, so that nothing is extrapolated to periods without an arm (as
+            staggered adoption has at its beginning).
 
     Returns:
         The effects.
@@ -97,9 +101,9 @@ def panel_effects(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> i, j = jnp.arange(6.0)[:, None], jnp.arange(8)
-        >>> D = (i + j) % 2 == 0
-        >>> effects = panel_effects(1 + i + 2.0 * D, D, rank=1)
+        >>> i, j = jnp.arange(12.0)[:, None], jnp.arange(16)
+        >>> D = (3 * i + 7 * j + i * i) % 5 < 2
+        >>> effects = panel_effects(1 + i + 2.0 * D, D, rank=1, refine=10)
         >>> float(effects.ate.round(2))
         2.0
     """
@@ -120,7 +124,7 @@ def panel_effects(
         sign_block=sign_block,
         cooling=cooling,
     )
-    report = _report(data, se=se, cov=cov, block=block, anticipation=anticipation)
+    report = _report(data, se=se, cov=cov, block=block, anticipation=anticipation, periods=periods)
     labels, count = _groups(groups, data.Y.shape[0])
     asked = Asked(_level(level, data.Y.dtype), labels, _weights(weights, data.Y))
     effects = _effects(data, numbers, asked, static, report._replace(groups=count))
@@ -136,12 +140,14 @@ class Report(NamedTuple):
         block: periods of a block; 0: errors independent over time.
         groups: their number.
         anticipation: periods.
+        overlap: whether only periods that both arms cover count.
     """
 
     homoskedastic: bool
     block: int
     groups: int
     anticipation: int
+    overlap: bool
 
 
 class Asked(NamedTuple):
@@ -158,7 +164,7 @@ class Asked(NamedTuple):
     weights: Float[Array, " n"]
 
 
-def _report(data: Panel, *, se: str, cov: str, block: int | None, anticipation: int) -> Report:
+def _report(data: Panel, *, se: str, cov: str, block: int | None, anticipation: int, periods: str) -> Report:
     m = data.Y.shape[1]
     if se not in ("heteroskedastic", "homoskedastic"):
         raise ValueError(f"se must be 'heteroskedastic' or 'homoskedastic', got {se!r}")
@@ -166,12 +172,14 @@ def _report(data: Panel, *, se: str, cov: str, block: int | None, anticipation: 
         raise ValueError(f"cov must be 'independent' or 'block', got {cov!r}")
     if block is not None and cov != "block":
         raise ValueError(f"block is for cov='block', got block={block} with cov={cov!r}")
-    block = min(int(np.ceil(2 * m**0.5)), m) if block is None else block
+    block = max(min(int(np.ceil(2 * m**0.5)), m // 3), 1) if block is None else block
     if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= m:
         raise ValueError(f"block must be an integer from 1 to {m}, the number of periods, got {block!r}")
     if isinstance(anticipation, bool) or not isinstance(anticipation, int) or anticipation < 0:
         raise ValueError(f"anticipation must be an integer >= 0, got {anticipation!r}")
-    return Report(se == "homoskedastic", block if cov == "block" else 0, 0, anticipation)
+    if periods not in ("all", "overlap"):
+        raise ValueError(f"periods must be 'all' or 'overlap', got {periods!r}")
+    return Report(se == "homoskedastic", block if cov == "block" else 0, 0, anticipation, periods == "overlap")
 
 
 def _level(level: Any, dtype: Any) -> Array:
@@ -244,7 +252,10 @@ def _effects(data: Panel, numbers: Numbers, asked: Asked, static: Static, report
     fitted = fit_arms(Y, data.observed, W, numbers, scale, static)
     fit = panel_fit(fitted, scale, static)
     study = Study(Y, data.D, data.observed, fitted, static.center, report)
-    se, df, averages = _uncertainty(study, fit.identified, asked)
+    shares = _period_weights(fitted, report.overlap)
+    A0, A1 = fitted.outcomes()
+    tau = jnp.where(fit.identified, (A1 - A0) @ shares, jnp.nan)
+    se, df, averages = _uncertainty(study, tau, shares, asked)
     if static.sweeps == 0:
         nan = jnp.full_like(se, jnp.nan)
         se, df = nan, nan
@@ -260,15 +271,25 @@ def _effects(data: Panel, numbers: Numbers, asked: Asked, static: Static, report
     m = Y.shape[1]
     return PanelEffects(
         fit=fit,
-        tau=fit.tau,
+        tau=tau * scale,
         se=se,
         df=df,
-        ci_low=fit.tau - half,
-        ci_high=fit.tau + half,
+        ci_low=tau * scale - half,
+        ci_high=tau * scale + half,
         event_count=counts,
         lags=jnp.arange(-(m - 1), m),
         **values,
     )
+
+
+def _period_weights(fitted: ArmsFit, overlap: bool) -> Float[Array, " m"]:
+    """Weights of the periods in the effects of units, with sum 1; NaN if no period counts."""
+    dtype, m = fitted.sigma2.dtype, fitted.arms.W.shape[-1]
+    if not overlap:
+        return jnp.full(m, 1 / m, dtype)
+    enough = jnp.sum(fitted.arms.W, axis=1) >= jnp.maximum(fitted.rank, 1)[:, None]
+    both = jnp.all(enough, axis=0)
+    return jnp.where(jnp.any(both), both / jnp.maximum(jnp.sum(both), 1).astype(dtype), jnp.nan)
 
 
 def before_starts(D: Bool[Array, "n m"], periods: int) -> Bool[Array, "n m"]:
@@ -307,18 +328,18 @@ class Study(NamedTuple):
     report: Report
 
 
-def _uncertainty(study: Study, identified: Array, asked: Asked) -> tuple[Array, Array, dict[str, Array]]:
+def _uncertainty(study: Study, tau: Array, periods: Array, asked: Asked) -> tuple[Array, Array, dict[str, Array]]:
     """Standard errors and degrees of freedom of the units, and all averages."""
     fitted, W = study.fitted, study.fitted.arms.W
     designs = fitted.designs(study.center, homoskedastic=study.report.homoskedastic)
     correlation = serial_correlation(W, designs, study.report.block) if study.report.block else None
-    se = jnp.where(identified, jnp.sqrt(unit_variances(W, designs, correlation)), jnp.nan)
+    identified = jnp.isfinite(tau)
+    se = jnp.where(identified, jnp.sqrt(unit_variances(W, designs, periods, correlation)), jnp.nan)
     cells = jnp.sum(W, axis=(0, 2)).astype(se.dtype)
     df = cells - jnp.sum(fitted.rank) - 2 * (study.center is not None)
     df = jnp.where(identified, df, jnp.nan)
     noise = Noise(W, designs, _outcome_sizes(study, designs), correlation)
-    weights = jnp.where(identified, asked.weights, 0)
-    averages = _unit_averages(study, noise, identified, weights, asked.groups)
+    averages = _unit_averages(study, noise, tau, periods, asked)
     return se, df, averages | _treated_averages(study, noise, asked.weights)
 
 
@@ -357,21 +378,20 @@ def _outcome_sizes(study: Study, designs: Design) -> Float[Array, "n m"]:
     return jnp.where(study.observed & ~arms.W[0] & ~arms.W[1], ours, sizes)
 
 
-def _unit_averages(study: Study, noise: Noise, identified: Array, weights: Array, groups: Array) -> dict[str, Array]:
-    A0, A1 = study.fitted.outcomes()
-    tau = jnp.where(identified, jnp.mean(A1 - A0, axis=1), 0)
-    m = study.Y.shape[1]
+def _unit_averages(study: Study, noise: Noise, tau: Array, periods: Array, asked: Asked) -> dict[str, Array]:
+    identified = jnp.isfinite(tau)
+    weights = jnp.where(identified, asked.weights, 0)
 
     def average(chosen: Array) -> tuple[Array, Array]:
         total = jnp.sum(chosen)
         share = chosen / jnp.where(total > 0, total, 1)
-        L = jnp.broadcast_to(share[:, None] / m, study.Y.shape)
+        L = share[:, None] * periods
         psi = influence(*noise.arm(1), L) - influence(*noise.arm(0), L)
-        value = jnp.where(total > 0, jnp.sum(share * tau), jnp.nan)
+        value = jnp.where(total > 0, jnp.sum(share * jnp.where(identified, tau, 0)), jnp.nan)
         return value, jnp.where(total > 0, noise.standard_error(psi), jnp.nan)
 
     names = ("ate", "ate_se"), ("group_effect", "group_se")
-    members = jnp.where(groups == jnp.arange(study.report.groups)[:, None], weights, 0)
+    members = jnp.where(asked.groups == jnp.arange(study.report.groups)[:, None], weights, 0)
     # The whole panel is one more group: one program serves all.
     values = jax.lax.map(average, jnp.concatenate([weights[None], members]))
     found = {}

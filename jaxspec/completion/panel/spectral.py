@@ -89,7 +89,7 @@ def row_scaled_spectral(
     Example:
         >>> import jax.numpy as jnp
         >>> i, j = jnp.arange(6.0)[:, None], jnp.arange(8)
-        >>> D = (i + j) % 2 == 0
+        >>> D = (i * j + j) % 3 == 0
         >>> row_scaled_spectral(1 + i + 2.0 * D, D, rank=1, refine=20).tau.round(3)
         Array([2., 2., 2., 2., 2., 2.], dtype=float32)
 
