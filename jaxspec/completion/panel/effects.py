@@ -41,7 +41,7 @@ def panel_effects(
     gap_threshold: Number | None = None,
     key: PRNGKeyArray | None = None,
     sign_block: int = 1,
-    cooling: Number | None = None,
+    start: str = "auto",
     se: str = "heteroskedastic",
     cov: str = "independent",
     block: int | None = None,
@@ -78,7 +78,7 @@ def panel_effects(
         gap_threshold: as there.
         key: as there.
         sign_block: as there.
-        cooling: as there.
+        start: as there, but ``"auto"``.
         se: ``"heteroskedastic"``: one error variance per unit, or ``"homoskedastic"``: one per arm (static).
         cov: ``"independent"`` over time, or ``"block"``: errors of a unit correlated up to ``block`` periods, see
             `covariance` (static).
@@ -122,7 +122,7 @@ def panel_effects(
         gap_threshold=gap_threshold,
         key=key,
         sign_block=sign_block,
-        cooling=cooling,
+        start=start,
     )
     report = _report(data, se=se, cov=cov, block=block, anticipation=anticipation, periods=periods)
     labels, count = _groups(groups, data.Y.shape[0])
@@ -233,7 +233,9 @@ def warn_of(fit: PanelFit, *, arms: tuple[int, ...] = (0, 1)) -> None:
                 "it has too little data, and effects there are extrapolated"
             )
         if ratio < LEAST_RATIO:
-            texts.append(f"the {name} arm has {ratio:.3g} cells per degree of freedom (ratio): refinement can be stuck")
+            texts.append(
+                f"the {name} arm has {ratio:.3g} cells per degree of freedom (ratio): its fit is weakly determined"
+            )
         if bool(fit.at_rank_max[arm]):
             texts.append(
                 f"the rank of the {name} arm is {int(fit.rank[arm])}, the ceiling of the choice: serial correlation "

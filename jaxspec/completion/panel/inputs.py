@@ -44,7 +44,7 @@ class Static(NamedTuple):
         propensity_rank: of the low-rank propensity.
         center: None, ``"row"`` or ``"two_way"``.
         sign_block: consecutive periods that share a sign in the sign flips.
-        cooled: whether the ridge is cooled.
+        start: of the refinement: ``"one_step"``, ``"path"`` or ``"auto"``.
     """
 
     choice: str
@@ -56,7 +56,7 @@ class Static(NamedTuple):
     propensity_rank: int
     center: str | None
     sign_block: int
-    cooled: bool
+    start: str
 
 
 class Numbers(NamedTuple):
@@ -68,7 +68,6 @@ class Numbers(NamedTuple):
         clip: smallest probability.
         gap_threshold: in the units of the data.
         known: given probabilities of treatment, (n, m), or None.
-        cooling: factor of the ridge from sweep to sweep.
         key: randomness of the sign flips.
     """
 
@@ -77,7 +76,6 @@ class Numbers(NamedTuple):
     clip: Array
     gap_threshold: Array | None
     known: Array | None
-    cooling: Array
     key: PRNGKeyArray
 
 
@@ -147,7 +145,7 @@ def options(
     gap_threshold: Number | None,
     key: Any,
     sign_block: int,
-    cooling: Number | None,
+    start: str,
 ) -> tuple[Static, Numbers]:
     """The two bundles of arguments, checked; see `row_scaled_spectral` for their meaning.
 
@@ -165,7 +163,7 @@ def options(
         gap_threshold: see there.
         key: see there.
         sign_block: see there.
-        cooling: see there.
+        start: see there.
 
     Returns:
         What is compiled in, and the numbers.
@@ -187,8 +185,8 @@ def options(
         raise ValueError(f"center must be None, 'row' or 'two_way', got {center!r}")
     if validation.is_concrete(clip) and not 0 < float(clip) <= 1:
         raise ValueError(f"clip must be in (0, 1], got {clip}")
-    if validation.is_concrete(cooling) and cooling is not None and not 0 <= float(cooling) <= 1:
-        raise ValueError(f"cooling must be in [0, 1], got {cooling}")
+    if start not in ("one_step", "path", "auto"):
+        raise ValueError(f"start must be 'one_step', 'path' or 'auto', got {start!r}")
     if tol is not None:
         (tol,) = validation.numbers(dtype, tol=tol)
     choice, ranks, width = _ranks(rank, rank_max, min(shape))
@@ -200,12 +198,9 @@ def options(
     elif choice == "gap":
         raise ValueError("gap_threshold must be given for rank='gap', got None")
     sweeps = None if tol is not None else refine
-    static = Static(
-        choice, width, rank_max, sweeps, max_refine, kind, propensity_rank, center, sign_block, cooling is not None
-    )
+    static = Static(choice, width, rank_max, sweeps, max_refine, kind, propensity_rank, center, sign_block, start)
     key = jax.random.key(0) if key is None else key
-    cooling = jnp.asarray(1 if cooling is None else cooling, dtype)
-    return static, Numbers(ranks, tol, jnp.asarray(clip, dtype), gap_threshold, known, cooling, key)
+    return static, Numbers(ranks, tol, jnp.asarray(clip, dtype), gap_threshold, known, key)
 
 
 def _ranks(rank: Any, rank_max: int, short: int) -> tuple[str, Array, int]:

@@ -69,7 +69,7 @@ def placebo_in_space(
     gap_threshold: Number | None = None,
     key: PRNGKeyArray | None = None,
     sign_block: int = 1,
-    cooling: Number | None = None,
+    start: str = "auto",
 ) -> PlaceboInSpace:
     """Gives the treatment of one unit to each control in turn, the treated unit left out: a randomisation test.
 
@@ -93,7 +93,7 @@ def placebo_in_space(
         gap_threshold: as there.
         key: as there.
         sign_block: as there.
-        cooling: as there.
+        start: as there, but ``"auto"``.
 
     Returns:
         The placebos and the p-value, which is at least ``1 / (k + 1)``.
@@ -131,7 +131,7 @@ def placebo_in_space(
         gap_threshold=gap_threshold,
         key=key,
         sign_block=sign_block,
-        cooling=cooling,
+        start=start,
     )
     return _in_space(some, numbers, static)
 
@@ -197,7 +197,7 @@ def placebo_in_time(
     gap_threshold: Number | None = None,
     key: PRNGKeyArray | None = None,
     sign_block: int = 1,
-    cooling: Number | None = None,
+    start: str = "auto",
 ) -> PlaceboInTime:
     """Hides the last untreated cells before each unit's first treatment and predicts them: effects that must be 0.
 
@@ -221,7 +221,7 @@ def placebo_in_time(
         gap_threshold: as there.
         key: as there.
         sign_block: as there.
-        cooling: as there.
+        start: as there, but ``"auto"``.
 
     Returns:
         Effects, their standard errors (errors independent over time; NaN for ``refine=0``) and counts.
@@ -254,7 +254,7 @@ def placebo_in_time(
         gap_threshold=gap_threshold,
         key=key,
         sign_block=sign_block,
-        cooling=cooling,
+        start=start,
     )
     return _in_time(data, numbers, static, periods)
 

@@ -90,7 +90,6 @@ def refine(
     sweeps: int | None,
     tol: Array | None = None,
     max_sweeps: int = 200,
-    cooling: Array | None = None,
 ) -> Refined:
     """Sweeps over both arms at once and a last row solve; see the module's text.
 
@@ -101,7 +100,6 @@ def refine(
         sweeps: their number (static); None: until the relative change of every arm is below ``tol``.
         tol: see sweeps.
         max_sweeps: at most so many with a tolerance (static).
-        cooling: the ridge of sweep t is multiplied by ``cooling^t``; None: 1.
 
     Returns:
         The refined factors.
@@ -112,11 +110,9 @@ def refine(
         jnp.zeros((), jnp.int32),
         jnp.asarray(RUNNING, jnp.int32),
     )
-    cooling = jnp.ones((), factors.left.dtype) if cooling is None else cooling
 
     def step(state: _State) -> _State:
-        heat = cooling**state.iter
-        new = jax.vmap(_sweep, (0, 0, 0, None))(arms, state.factors, rank, heat)
+        new = jax.vmap(_sweep)(arms, state.factors, rank)
         return state._replace(factors=new, iter=state.iter + 1, change=jax.vmap(_relative_change)(new, state.factors))
 
     if sweeps is not None:
@@ -129,8 +125,7 @@ def refine(
 
         end = iterate(step, test, start, max_iter=max_sweeps)
         converged = end.status == CONVERGED
-    heat = cooling**end.iter
-    last = jax.vmap(_rows, (0, 0, 0, None))(arms, end.factors, rank, heat)
+    last = jax.vmap(_rows)(arms, end.factors, rank)
     return Refined(last, end.iter, end.change, converged)
 
 
@@ -146,10 +141,10 @@ def _relative_change(new: Factors, old: Factors) -> Float[Array, ""]:
     return safe_ratio(jnp.linalg.norm(now - old.product()), jnp.linalg.norm(now))
 
 
-def _sweep(arm: Arm, factors: Factors, rank: Int[Array, ""], heat: Array) -> Factors:
+def _sweep(arm: Arm, factors: Factors, rank: Int[Array, ""]) -> Factors:
     (n, m), dtype = arm.Z.shape, arm.Z.dtype
-    noise = heat * residual_variance(arm, factors, rank)
-    q, t, _ = _thin_svd(_rows(arm, factors, rank, heat, noise).left)
+    noise = residual_variance(arm, factors, rank)
+    q, t, _ = _thin_svd(_rows(arm, factors, rank, noise).left)
     basis = jnp.sqrt(jnp.asarray(n, dtype)) * q
     alive = (jnp.arange(t.size) < rank) & (t > jnp.finfo(dtype).eps * t[0])
     right = _solve(arm.Z.T, arm.W.T, basis, noise * n / jnp.where(alive, t, 1) ** 2, alive)
@@ -159,9 +154,9 @@ def _sweep(arm: Arm, factors: Factors, rank: Int[Array, ""], heat: Array) -> Fac
     return Factors(matmul(basis, z) * (s * kept / root), p * (root * kept))
 
 
-def _rows(arm: Arm, factors: Factors, rank: Int[Array, ""], heat: Array, noise: Array | None = None) -> Factors:
+def _rows(arm: Arm, factors: Factors, rank: Int[Array, ""], noise: Array | None = None) -> Factors:
     """The row solve; with the ridge of these factors."""
-    noise = heat * residual_variance(arm, factors, rank) if noise is None else noise
+    noise = residual_variance(arm, factors, rank) if noise is None else noise
     power = jnp.mean(factors.left**2, axis=0)
     eps = jnp.finfo(arm.Z.dtype).eps
     alive = (jnp.arange(power.size) < rank) & (power > eps**2 * jnp.max(power, initial=0))

@@ -21,12 +21,16 @@ from jaxspec.completion.panel import inputs
 from jaxspec.completion.panel.arms import Arm, Factors
 from jaxspec.completion.panel.design import Design, make_design
 from jaxspec.completion.panel.inputs import Number, Numbers, Panel, Rank, Static
+from jaxspec.completion.panel.path import path_start
 from jaxspec.completion.panel.ranks import flip_rank, gap_rank
 from jaxspec.completion.panel.refine import refine as refined
 from jaxspec.completion.panel.refine import residual_variance
 from jaxspec.completion.panel.result import PanelFit
 from jaxspec.completion.panel.row_errors import one_step_row_errors, refined_row_errors
 from jaxspec.completion.scaled import data_scale
+from jaxspec.linalg import ordered
+
+FEW = 4.0
 
 
 def row_scaled_spectral(
@@ -46,7 +50,7 @@ def row_scaled_spectral(
     gap_threshold: Number | None = None,
     key: PRNGKeyArray | None = None,
     sign_block: int = 1,
-    cooling: Number | None = None,
+    start: str = "one_step",
 ) -> PanelFit:
     r"""``Mhat = [X(1)]_s - [X(0)]_s`` with ``X(a)_ij = W(a)_ij Y_ij / phat_i(a)``: both outcome matrices of a panel.
 
@@ -76,8 +80,9 @@ def row_scaled_spectral(
         key: randomness of the sign flips; None: ``jax.random.key(0)``.
         sign_block: consecutive periods that share a sign in the flips (static); about the memory of the errors if they
             are serially correlated, or the choice counts their correlation as rank.
-        cooling: None, or a factor in [0, 1] by which the ridge shrinks from sweep to sweep: frees a refinement that is
-            stuck at few cells per degree of freedom (``ratio`` below 2) and little noise.
+        start: of the refinement (static): ``"one_step"``, the paper's estimate; ``"path"``, a convex path of falling
+            thresholds, which frees a refinement that is stuck at few cells per degree of freedom, see `path`; or
+            ``"auto"``: the path where an arm has a ``ratio`` below 4.
 
     Returns:
         The fit. Rows without a cell in one of the arms are not identified and NaN in ``tau`` and ``effect``.
@@ -111,7 +116,7 @@ def row_scaled_spectral(
         gap_threshold=gap_threshold,
         key=key,
         sign_block=sign_block,
-        cooling=cooling,
+        start=start,
     )
     return _fit(data, numbers, static)
 
@@ -199,6 +204,8 @@ def fit_arms(
         rank = numbers.ranks[:count]
     cut = slice(0, static.width)
     start = jax.vmap(panel_arms.scaled_factors)(u[:, :, cut], s[:, cut], v[:, :, cut], rank)
+    if static.sweeps != 0 and static.start != "one_step" and static.width:
+        start = _path(arms, start, rank, static)
     if static.sweeps == 0:
         nan = jnp.full(count, jnp.nan, Y.dtype)
         factors, iterations, change, converged = start, jnp.zeros((), jnp.int32), nan, jnp.array(True)
@@ -210,10 +217,37 @@ def fit_arms(
             sweeps=static.sweeps,
             tol=numbers.tol,
             max_sweeps=static.max_refine,
-            cooling=numbers.cooling if static.cooled else None,
         )
     sigma2 = jax.vmap(residual_variance)(arms, factors, rank)
     return ArmsFit(arms, factors, rank, values, phat, sigma2, path, iterations, change, converged)
+
+
+def _path(arms: Arm, one_step: Factors, rank: Array, static: Static) -> Factors:
+    """The start at the end of the path; with ``"auto"`` only where an arm has few cells."""
+
+    def walk() -> Factors:
+        return jax.vmap(partial(path_start, width=static.width))(arms._replace(Z=ordered(arms.Z, one_step)), rank)
+
+    if static.start == "path":
+        return walk()
+    few = jnp.any(ratios(jnp.sum(arms.W, axis=(1, 2)), rank, arms.Z) < FEW)
+    return jax.lax.cond(few, walk, lambda: one_step)
+
+
+def ratios(cells: Array, rank: Array, like: Array) -> Float[Array, " a"]:
+    """Cells over degrees of freedom; infinite at rank 0, where nothing is to be determined.
+
+    Args:
+        cells: of each arm.
+        rank: of each arm.
+        like: array whose last two axes are the panel's and whose dtype is the result's.
+
+    Returns:
+        The ratios.
+    """
+    n, m = like.shape[-2:]
+    free = rank.astype(like.dtype) * (n + m - rank)
+    return jnp.where(free > 0, cells / jnp.where(free > 0, free, 1), jnp.inf)
 
 
 def _probabilities(observed: Array, W: Bool[Array, "a n m"], numbers: Numbers, static: Static) -> Float[Array, "a n _"]:
@@ -240,16 +274,11 @@ def panel_fit(fitted: ArmsFit, scale: Float[Array, ""], static: Static) -> Panel
         The public result.
     """
     arms, rank = fitted.arms, fitted.rank
-    n, m = arms.W.shape[1:]
     counts = jnp.sum(arms.W, axis=2)
     identified = jnp.all(counts > 0, axis=0)
     A0, A1 = fitted.outcomes()
     effect = jnp.where(identified[:, None], A1 - A0, jnp.nan)
     squares = row_mean_squares(fitted, static.sweeps == 0, static.center)
-    free = rank.astype(scale.dtype) * (n + m - rank)
-    cells = jnp.sum(counts, axis=1)
-    # At rank 0 nothing is to be determined.
-    ratio = jnp.where(free > 0, cells / jnp.where(free > 0, free, 1), jnp.inf)
     chosen = static.choice != "given"
     return PanelFit(
         A0=A0 * scale,
@@ -263,7 +292,7 @@ def panel_fit(fitted: ArmsFit, scale: Float[Array, ""], static: Static) -> Panel
         row_rmse=jnp.where(identified, jnp.sqrt(jnp.sum(squares, axis=0)), jnp.nan) * scale,
         sigma2=fitted.sigma2 * scale * scale,
         rank_path=fitted.path,
-        ratio=ratio,
+        ratio=ratios(jnp.sum(counts, axis=1), rank, arms.Z),
         overlap=_overlap(arms.W, counts, rank, identified),
         at_rank_max=(rank == static.width) & chosen,
         iterations=fitted.iterations,
