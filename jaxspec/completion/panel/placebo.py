@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from jaxspec.completion import validation
 from jaxspec.completion.panel import inputs
 from jaxspec.completion.panel.design import influence, make_design
 from jaxspec.completion.panel.effects import lags_of
@@ -240,6 +241,8 @@ def placebo_in_time(
     m = data.Y.shape[1]
     if isinstance(periods, bool) or not isinstance(periods, int) or not 1 <= periods < m:
         raise ValueError(f"periods must be an integer from 1 to {m - 1}, got {periods!r}")
+    if validation.is_concrete(data.D) and not bool(jnp.any(data.D)):
+        raise ValueError("D must have a treated unit, got none: there is no time before the first treatment")
     static, numbers = inputs.options(
         data,
         rank=rank,

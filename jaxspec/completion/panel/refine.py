@@ -79,7 +79,7 @@ def normal_matrices(W: Bool[Array, "n m"], basis: Float[Array, "m k"]) -> Float[
     """
     m, k = basis.shape
     squares = (basis[:, :, None] * basis[:, None, :]).reshape(m, k * k)
-    return matmul(W.astype(basis.dtype), squares).reshape(-1, k, k)
+    return matmul(W.astype(basis.dtype), squares).reshape(len(W), k, k)
 
 
 def refine(
@@ -104,6 +104,9 @@ def refine(
     Returns:
         The refined factors.
     """
+    if factors.left.shape[-1] == 0:
+        nothing = jnp.zeros(rank.shape, factors.left.dtype)
+        return Refined(factors, jnp.asarray(sweeps or 0, jnp.int32), nothing, jnp.array(True))
     start = _State(
         factors,
         jnp.full(rank.shape, jnp.nan, factors.left.dtype),
@@ -183,16 +186,12 @@ def cholesky_solve(G: Float[Array, "n k k"], b: Float[Array, "n k"]) -> Float[Ar
     Returns:
         The solutions.
     """
-    if b.shape[-1] == 0:
-        return b
     factor = jax.lax.linalg.cholesky(G)
     return jax.scipy.linalg.cho_solve((factor, True), b[..., None])[..., 0]
 
 
 def _thin_svd(x: Float[Array, "n k"]) -> tuple[Array, Array, Array]:
     """``x = u diag(s) v^T`` of a tall matrix, through its triangle."""
-    if x.shape[1] == 0:
-        return x, jnp.zeros(0, x.dtype), jnp.zeros((0, 0), x.dtype)
     q, r = decompositions.qr(x)
     u, s, vt = decompositions.svd(r)
     return matmul(q, u), s, vt.mT

@@ -59,6 +59,6 @@ def column_noise(W: Float[Array, "n m"], design: Design) -> Float[Array, "m q q"
         One matrix per column.
     """
     q = design.columns.shape[1]
-    squares = (design.columns[:, :, None] * design.columns[:, None, :]).reshape(-1, q * q)
-    S = matmul((W * design.variance[:, None]).T, squares).reshape(-1, q, q)
+    squares = (design.columns[:, :, None] * design.columns[:, None, :]).reshape(len(W), q * q)
+    S = matmul((W * design.variance[:, None]).T, squares).reshape(W.shape[1], q, q)
     return matmul(matmul(design.column_inverse, S), design.column_inverse)

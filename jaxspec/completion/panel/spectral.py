@@ -31,6 +31,7 @@ from jaxspec.completion.scaled import data_scale
 from jaxspec.linalg import ordered
 
 FEW = 4.0
+THIN = 0.1
 
 
 def row_scaled_spectral(
@@ -82,7 +83,7 @@ def row_scaled_spectral(
             are serially correlated, or the choice counts their correlation as rank.
         start: of the refinement (static): ``"one_step"``, the paper's estimate; ``"path"``, a convex path of falling
             thresholds, which frees a refinement that is stuck at few cells per degree of freedom, see `path`; or
-            ``"auto"``: the path where an arm has a ``ratio`` below 4.
+            ``"auto"``: the path for an arm whose ``ratio`` is below 4 or that has less than a tenth of a row's periods.
 
     Returns:
         The fit. Rows without a cell in one of the arms are not identified and NaN in ``tau`` and ``effect``.
@@ -223,15 +224,20 @@ def fit_arms(
 
 
 def _path(arms: Arm, one_step: Factors, rank: Array, static: Static) -> Factors:
-    """The start at the end of the path; with ``"auto"`` only where an arm has few cells."""
+    """The start at the end of the path; with ``"auto"`` only for an arm with few cells, in all or in some row."""
 
     def walk() -> Factors:
-        return jax.vmap(partial(path_start, width=static.width))(arms._replace(Z=ordered(arms.Z, one_step)), rank)
+        waiting = arms._replace(Z=ordered(arms.Z, one_step))
+        return jax.vmap(partial(path_start, width=static.width))(waiting, rank)
 
     if static.start == "path":
         return walk()
-    few = jnp.any(ratios(jnp.sum(arms.W, axis=(1, 2)), rank, arms.Z) < FEW)
-    return jax.lax.cond(few, walk, lambda: one_step)
+    counts = jnp.sum(arms.W, axis=2)
+    # The scaled outcomes of a row with few cells outweigh all others, and the leading directions are its own.
+    thin = jnp.any((counts > 0) & (counts < THIN * arms.W.shape[2]), axis=1)
+    few = thin | (ratios(jnp.sum(counts, axis=1), rank, arms.Z) < FEW)
+    found = jax.lax.cond(jnp.any(few), walk, lambda: one_step)
+    return jax.tree.map(lambda new, old: jnp.where(few[:, None, None], new, old), found, one_step)
 
 
 def ratios(cells: Array, rank: Array, like: Array) -> Float[Array, " a"]:

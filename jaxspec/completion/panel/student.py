@@ -21,7 +21,7 @@ def two_sided_quantile(level: Float[Array, "*s"], df: Float[Array, "*s"]) -> Flo
     enough = df >= 1
     df = jnp.where(enough, df, 1)
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, bracket: tuple) -> tuple:
         low, high = bracket
         middle = 0.5 * (low + high)
         below = inside(jnp.exp(middle), df) < level
