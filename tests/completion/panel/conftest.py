@@ -1,5 +1,6 @@
 """The specification's generator of panels, and independent versions of the estimators in NumPy."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -49,3 +50,10 @@ def two_way_fit():
 def best_approximation():
     """``best_approximation(X, rank)``."""
     return truncated
+
+
+@pytest.fixture(scope="module")
+def x64_session():
+    """Double precision for the tests of a module that hypothesis repeats."""
+    with jax.enable_x64(True):
+        yield
