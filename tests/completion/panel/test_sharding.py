@@ -12,7 +12,7 @@ rng = np.random.default_rng(0)
 X, Z = rng.uniform(-1, 1, (64, 2)), rng.uniform(-1, 1, (24, 2))
 D = rng.random((64, 24)) < 0.5
 Y = (X @ Z.T + D * (1 + X[:, :1]) + 0.1 * rng.standard_normal(D.shape)).astype(np.float32)
-run = jax.jit(lambda y, d: row_scaled_spectral(y, d, rank="flip", rank_max=3, refine=2))
+run = jax.jit(lambda y, d: row_scaled_spectral(y, d, rank=2, refine=2))
 place = NamedSharding(Mesh(np.array(jax.devices()), ("d",)), PartitionSpec("d"))
 single, result = run(Y, D), run(jax.device_put(Y, place), jax.device_put(D, place))
 print(json.dumps({
