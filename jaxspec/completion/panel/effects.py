@@ -50,6 +50,7 @@ def panel_effects(
     weights: Any = None,
     anticipation: int = 0,
     periods: str = "all",
+    validate: bool = True,
 ) -> PanelEffects:
     r"""``tau_i = mean_j (A(1) - A(0))_ij`` for every unit, with intervals, and averages: ATE, ATT, event study, CATE.
 
@@ -91,6 +92,7 @@ def panel_effects(
         periods: over which ``tau``, ATE and groups average (static): ``"all"``, or ``"overlap"``: those in which both
             arms have at least ``max(1, rank)`` cells, so that nothing is extrapolated to periods without an arm (as
             staggered adoption has at its beginning).
+        validate: as in `row_scaled_spectral` (static).
 
     Returns:
         The effects.
@@ -107,7 +109,7 @@ def panel_effects(
         >>> float(effects.ate.round(2))
         2.0
     """
-    data = inputs.panel(Y, D, observed)
+    data = inputs.panel(Y, D, observed, validate=validate)
     static, numbers = inputs.options(
         data,
         rank=rank,

@@ -79,13 +79,14 @@ class Numbers(NamedTuple):
     key: PRNGKeyArray
 
 
-def panel(Y: Any, D: Any, observed: Any = None) -> Panel:
+def panel(Y: Any, D: Any, observed: Any = None, *, validate: bool = True) -> Panel:
     """Outcomes, treatment and mask, checked.
 
     Args:
         Y: outcomes, (n, m); anything where not observed.
         D: treatment, boolean or 0 and 1, (n, m).
         observed: boolean or 0 and 1, (n, m); None: all.
+        validate: whether to look at values.
 
     Returns:
         The panel. float16 and bfloat16 outcomes become float32, integers float32.
@@ -101,8 +102,8 @@ def panel(Y: Any, D: Any, observed: Any = None) -> Panel:
         raise ValueError(f"Y must be a matrix of units by periods, got shape {Y.shape}")
     if 0 in Y.shape:
         raise ValueError(f"Y must not be empty, got shape {Y.shape}")
-    D = _binary("D", D, Y.shape)
-    observed = jnp.ones(Y.shape, bool) if observed is None else _binary("observed", observed, Y.shape)
+    D = _binary("D", D, Y.shape, validate)
+    observed = jnp.ones(Y.shape, bool) if observed is None else _binary("observed", observed, Y.shape, validate)
     floating = jnp.issubdtype(Y.dtype, jnp.floating)
     Y = Y.astype(Y.dtype if floating and jnp.finfo(Y.dtype).bits >= 32 else jnp.float32)
     finite = jnp.isfinite(Y) | ~observed
@@ -113,11 +114,12 @@ def panel(Y: Any, D: Any, observed: Any = None) -> Panel:
         first = tuple(int(i) for i in bad[0])
         return f"{text}, got {values[first]} at {first} ({len(bad)} such cells): mark missing outcomes in observed"
 
-    Y = validation.checked(Y, finite, text, message)
+    if validate:
+        Y = validation.checked(Y, finite, text, message)
     return Panel(jnp.where(observed, Y, 0), D, observed)
 
 
-def _binary(name: str, value: Any, shape: tuple[int, ...]) -> Bool[Array, "n m"]:
+def _binary(name: str, value: Any, shape: tuple[int, ...], validate: bool) -> Bool[Array, "n m"]:
     array = jnp.asarray(value)
     if array.shape != shape:
         raise ValueError(f"{name} must have the shape {shape} of Y, got {array.shape}")
@@ -125,6 +127,8 @@ def _binary(name: str, value: Any, shape: tuple[int, ...]) -> Bool[Array, "n m"]
         return array
     if jnp.iscomplexobj(array):
         raise TypeError(f"{name} must be boolean or hold 0 and 1, got dtype {array.dtype}")
+    if not validate:
+        return array != 0
     text = f"{name} must be boolean or hold only 0 and 1"
     good = (array == 0) | (array == 1)
     return validation.checked(array, good, text, lambda v: f"{text}, got {v[~np.asarray(good)][0]}") != 0

@@ -52,6 +52,7 @@ def row_scaled_spectral(
     key: PRNGKeyArray | None = None,
     sign_block: int = 1,
     start: str = "one_step",
+    validate: bool = True,
 ) -> PanelFit:
     r"""``Mhat = [X(1)]_s - [X(0)]_s`` with ``X(a)_ij = W(a)_ij Y_ij / phat_i(a)``: both outcome matrices of a panel.
 
@@ -84,6 +85,8 @@ def row_scaled_spectral(
         start: of the refinement (static): ``"one_step"``, the paper's estimate; ``"path"``, a convex path of falling
             thresholds, which frees a refinement that is stuck at few cells per degree of freedom, see `path`; or
             ``"auto"``: the path for an arm whose ``ratio`` is below 4 or that has less than a tenth of a row's periods.
+        validate: whether to look at values (static). False for a traced panel that is divided over devices: the
+            check's host call and the devices' exchanges can wait for each other on emulated CPU devices.
 
     Returns:
         The fit. Rows without a cell in one of the arms are not identified and NaN in ``tau`` and ``effect``.
@@ -102,7 +105,7 @@ def row_scaled_spectral(
     Reference:
         Mehrotra, Tran, Vu, Zampetakis, arXiv 2605.30319 (2026).
     """
-    data = inputs.panel(Y, D, observed)
+    data = inputs.panel(Y, D, observed, validate=validate)
     static, numbers = inputs.options(
         data,
         rank=rank,

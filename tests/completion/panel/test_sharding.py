@@ -12,7 +12,7 @@ rng = np.random.default_rng(0)
 X, Z = rng.uniform(-1, 1, (64, 2)), rng.uniform(-1, 1, (24, 2))
 D = rng.random((64, 24)) < 0.5
 Y = (X @ Z.T + D * (1 + X[:, :1]) + 0.1 * rng.standard_normal(D.shape)).astype(np.float32)
-run = jax.jit(lambda y, d: row_scaled_spectral(y, d, rank=2, refine=2))
+run = jax.jit(lambda y, d: row_scaled_spectral(y, d, rank=2, refine=2, validate=False))
 place = NamedSharding(Mesh(np.array(jax.devices()), ("d",)), PartitionSpec("d"))
 single, result = run(Y, D), run(jax.device_put(Y, place), jax.device_put(D, place))
 print(json.dumps({
@@ -27,7 +27,7 @@ print(json.dumps({
 
 def test_a_panel_divided_by_rows_is_fitted_like_the_whole(run_python):
     env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"}
-    seen = json.loads(run_python(SNIPPET, timeout=300.0, env=env).stdout)
+    seen = json.loads(run_python(SNIPPET, timeout=120.0, env=env).stdout)
     assert seen["devices"] == 8
     assert seen["error"] <= 1e-5 * seen["size"]
     assert seen["ranks"][0] == seen["ranks"][1]
