@@ -104,9 +104,9 @@ def panel_effects(
     Example:
         >>> import jax.numpy as jnp
         >>> i, j = jnp.arange(12.0)[:, None], jnp.arange(16)
-        >>> D = (3 * i + 7 * j + i * i) % 5 < 2
+        >>> D = (i * i + 3 * j * j + i * j) % 7 < 3
         >>> effects = panel_effects(1 + i + 2.0 * D, D, rank=1, refine=10)
-        >>> float(effects.ate.round(2))
+        >>> round(float(effects.ate), 2)
         2.0
     """
     data = inputs.panel(Y, D, observed, validate=validate)

@@ -98,10 +98,10 @@ def row_scaled_spectral(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> i, j = jnp.arange(6.0)[:, None], jnp.arange(8)
-        >>> D = (i * j + j) % 3 == 0
-        >>> row_scaled_spectral(1 + i + 2.0 * D, D, rank=1, refine=20).tau.round(3)
-        Array([2., 2., 2., 2., 2., 2.], dtype=float32)
+        >>> i, j = jnp.arange(12.0)[:, None], jnp.arange(16)
+        >>> D = (i * i + 3 * j * j + i * j) % 7 < 3
+        >>> row_scaled_spectral(1 + i + 2.0 * D, D, rank=1, refine=20).tau[:3].round(2)
+        Array([2., 2., 2.], dtype=float32)
 
     Reference:
         Mehrotra, Tran, Vu, Zampetakis, arXiv 2605.30319 (2026).
