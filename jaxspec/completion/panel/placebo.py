@@ -8,12 +8,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxspec.completion import validation
 from jaxspec.completion.panel import inputs
+from jaxspec.completion.panel.averages import lags_of
 from jaxspec.completion.panel.design import influence, make_design
-from jaxspec.completion.panel.effects import lags_of
 from jaxspec.completion.panel.inputs import Number, Numbers, Rank, Static
 from jaxspec.completion.panel.spectral import ArmsFit, fit_arms
 from jaxspec.completion.scaled import data_scale
@@ -270,14 +270,14 @@ def _in_time(data: inputs.Panel, numbers: Numbers, static: Static, periods: int)
     W = data.observed & ~data.D & ~hidden
     fitted = fit_arms(Y, data.observed, W[None], numbers, scale, static)
     seen = hidden & jnp.any(W, axis=1)[:, None] & jnp.any(W, axis=0)
-    means, errors, counts = _hidden_gaps(Y, W, fitted, seen, lag, static.center, periods)
+    means, errors, counts = _hidden_gaps(Y, fitted, seen, lag + periods, center=static.center, periods=periods)
     if static.sweeps == 0:
         errors = jnp.full_like(errors, jnp.nan)
     return PlaceboInTime(means * scale, errors * scale, counts)
 
 
 def _hidden_gaps(
-    Y: Array, W: Bool[Array, "n m"], fitted: ArmsFit, seen: Array, lag: Array, center: str | None, periods: int
+    Y: Array, fitted: ArmsFit, seen: Array, place: Array, *, center: str | None, periods: int
 ) -> tuple[Array, Array, Array]:
     arm, factors, rank = jax.tree.map(lambda x: x[0], (fitted.arms, fitted.factors, fitted.rank))
     design = make_design(arm, factors, rank, center=center)
@@ -285,11 +285,11 @@ def _hidden_gaps(
     sizes = jnp.sqrt(design.variance)[:, None]
 
     def at(index: Array) -> tuple[Array, Array, Array]:
-        cells = seen & (lag == index - periods)
+        cells = seen & (place == index)
         count = jnp.sum(cells)
         L = cells / jnp.maximum(count, 1).astype(Y.dtype)
         # Hidden outcomes bring their own errors, the fitted ones those of their cells.
-        psi = L - influence(W.astype(Y.dtype), design, L)
+        psi = L - influence(arm.W.astype(Y.dtype), design, L)
         error = jnp.sqrt(jnp.sum((psi * sizes) ** 2))
         empty = count == 0
         return jnp.where(empty, jnp.nan, jnp.sum(L * gap)), jnp.where(empty, jnp.nan, error), count
