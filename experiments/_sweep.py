@@ -1,5 +1,6 @@
 """Sweeps over a leading batch axis, laid out for the devices at hand."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,20 +14,29 @@ def sweep(function: Callable[..., PyTree], *batches: PyTree) -> PyTree:
 
     On a CPU one entry runs after the other, inside one compiled loop, so that an entry that converges early costs
     little. On an accelerator all run at once (`jax.vmap`), sharded over the devices where their number divides the
-    batch.
+    batch. Functions that are equal by value share one compiled program.
 
     Args:
-        function: arrays -> pytree of arrays; must be traceable.
+        function: arrays -> pytree of arrays; must be traceable and hashable.
         *batches: pytrees of arrays with a common leading axis.
 
     Returns:
         The results, stacked along the leading axis.
     """
     if jax.default_backend() == "cpu":
-        mapped = jax.jit(lambda args: jax.lax.map(lambda entry: function(*entry), args))
-        return jax.tree.map(np.asarray, jax.block_until_ready(mapped(batches)))
-    results: Any = jax.jit(jax.vmap(function))(*divided(batches))
+        return jax.tree.map(np.asarray, jax.block_until_ready(_one_by_one(function)(batches)))
+    results: Any = _at_once(function)(*divided(batches))
     return jax.tree.map(np.asarray, jax.block_until_ready(results))
+
+
+@functools.lru_cache(maxsize=4)
+def _one_by_one(function: Callable[..., PyTree]) -> Callable[[Any], PyTree]:
+    return jax.jit(lambda args: jax.lax.map(lambda entry: function(*entry), args))
+
+
+@functools.lru_cache(maxsize=4)
+def _at_once(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    return jax.jit(jax.vmap(function))
 
 
 def divided(batch: PyTree) -> PyTree:

@@ -199,12 +199,12 @@ def largest_lambda(
     return jnp.max(jnp.where(weights > 0, norms / jnp.where(weights > 0, weights, 1), 0), initial=0)
 
 
-def _check_rows(name: str, table: Array, groups: Groups) -> None:
+def _check_rows(name: str, table: Array, groups: Groups | Layout) -> None:
     if table.ndim != 2 or table.shape[0] != groups.n:
         raise ValueError(f"{name} must have one row per row of groups ({groups.n}), got shape {table.shape}")
 
 
-def group_sin_theta(Mhat: Any, M: Any, groups: Groups, rank: int) -> Float[Array, " G"]:
+def group_sin_theta(Mhat: Any, M: Any, groups: Groups | Layout, rank: int) -> Float[Array, " G"]:
     """``||sin Theta(Vhat_g, V_g)||_F / sqrt(r) = sqrt(1 - ||Vhat_g^T V_g||_F^2 / r)`` per group, in [0, 1].
 
     V_g, Vhat_g: the r leading right singular vectors of ``S_g M`` and ``S_g Mhat``, r the smaller of ``rank`` and the
@@ -213,7 +213,7 @@ def group_sin_theta(Mhat: Any, M: Any, groups: Groups, rank: int) -> Float[Array
     Args:
         Mhat: estimate, (n, d).
         M: truth, (n, d).
-        groups: of the rows.
+        groups: of the rows, or their layout (whose arrays may be traced).
         rank: largest r, >= 1 (static).
 
     Returns:
@@ -221,6 +221,12 @@ def group_sin_theta(Mhat: Any, M: Any, groups: Groups, rank: int) -> Float[Array
 
     Raises:
         ValueError: for shapes that do not fit, or a rank below 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> M = jnp.outer(jnp.array([1.0, 2.0, 3.0]), jnp.array([3.0, 4.0]))
+        >>> group_sin_theta(M.at[2].set(jnp.array([4.0, -3.0])), M, make_groups([[0, 1], [2]], 3), 1)
+        Array([0., 1.], dtype=float32)
     """
     Mhat, M = jnp.asarray(Mhat), jnp.asarray(M)
     Mhat, M = (x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32) for x in (Mhat, M))
@@ -230,7 +236,8 @@ def group_sin_theta(Mhat: Any, M: Any, groups: Groups, rank: int) -> Float[Array
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
 
-    return _sin_theta(jnp.concatenate([Mhat, M], axis=1), layout(groups), rank)
+    where = layout(groups) if isinstance(groups, Groups) else groups
+    return _sin_theta(jnp.concatenate([Mhat, M], axis=1), where, rank)
 
 
 @partial(jax.jit, static_argnames="rank")
