@@ -87,7 +87,13 @@ def claims(result: Result) -> list[Claim]:
     for regime, (soft, separate, _, game) in zip(result.regimes, result.nrmse, strict=True):
         for name, peer in (("soft-impute", soft), ("separate completion", separate)):
             statement = f"GAME predicts unobserved entries better than {name} ({regime})"
-            rows.append(Claim.at_least(statement, SOURCE, np.mean(game < peer), SHARE, quantity="share of seeds"))
+            share, reason = np.mean(game < peer), NOT_SEPARATE.get(str(regime), "") if peer is separate else ""
+            rows.append(
+                Claim.at_least(statement, SOURCE, share, SHARE, quantity="share of seeds", known_not_to_hold=reason)
+            )
+        mean, error = gain(game, separate)
+        statement = f"GAME is no worse than separate completion in the mean over seeds ({regime}; s.e. {error:.1%})"
+        rows.append(Claim.at_least(statement, "measured here", mean, 0.0, quantity="1 - nRMSE ratio"))
         mean, error = gain(game, soft)
         statement = f"Mean gain of GAME over soft-impute ({regime}; standard error {error:.1%})"
         rows.append(Claim.at_least(statement, SOURCE, mean, GAINS[str(regime)], quantity="1 - nRMSE ratio"))
@@ -121,6 +127,11 @@ def _structured(result: Result) -> list[Claim]:
     return rows + _sparsest(result)
 
 
+NOT_SEPARATE = {
+    "MCAR": "against levels with a lambda of their own and the right attribute given it is a tie: 13 of 24 seeds",
+    "group density 6:3:1": "better in the mean, but not in five of six seeds: 19 of 24",
+    "both": "better in the mean, but not in five of six seeds: 18 of 24",
+}
 KNOWN = {
     "nRMSE": "the gain is largest where entries are missing at random and smallest in the harshest structured regime",
     "sin-Theta": "the same holds for the row spaces",
@@ -143,6 +154,7 @@ def _sparsest(result: Result) -> list[Claim]:
             min(uneven) - own["MCAR"],
             0.0,
             quantity="difference of gains from that under MCAR",
+            known_not_to_hold="it was picked after seeing other results; on 24 fresh seeds there is no difference",
         )
     ]
 
