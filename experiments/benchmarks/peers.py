@@ -116,3 +116,56 @@ def halrtc(
 
 def _unfold(tensor: np.ndarray, mode: int) -> np.ndarray:
     return np.moveaxis(tensor, mode, 0).reshape(tensor.shape[mode], -1)
+
+
+class Path(NamedTuple):
+    """What `soft_impute_path` returns.
+
+    Attributes:
+        tables: Completed tables, one per lambda.
+        objectives: ``1/2 ||P(Y - M)||^2 + lambda ||M||_*`` of each.
+        iterations: In all.
+    """
+
+    tables: np.ndarray
+    objectives: np.ndarray
+    iterations: int
+
+
+def soft_impute_path(
+    table: np.ndarray, mask: np.ndarray, lams: np.ndarray, targets: np.ndarray, *, iterations: int = 2000
+) -> Path:
+    """Soft-impute, ``M+ = svt(P(Y) + M - P(M), lambda)``, along a descending path with warm starts.
+
+    It is told the objective to reach, so that it need not know when to stop.
+
+    Args:
+        table: Data; entries that are not observed are not read.
+        mask: True where observed.
+        lams: Weights of the nuclear norm, descending.
+        targets: Objectives at which it goes on to the next lambda.
+        iterations: For each lambda at most.
+
+    Returns:
+        The path. Reference: Mazumder, Hastie & Tibshirani, JMLR 11 (2010), algorithm 1.
+    """
+    data = np.where(mask, table, 0)
+    M, tables, objectives, total = np.zeros_like(data), [], [], 0
+    for lam, target in zip(lams, targets, strict=True):
+        for _ in range(iterations):
+            total += 1
+            M, nuclear = _shrunk(data + np.where(mask, 0, M), lam)
+            objective = 0.5 * np.sum(np.where(mask, data - M, 0) ** 2) + lam * nuclear
+            if objective <= target:
+                break
+        tables.append(M)
+        objectives.append(objective)
+    return Path(np.stack(tables), np.asarray(objectives), total)
+
+
+def _shrunk(matrix: np.ndarray, threshold: float) -> tuple[np.ndarray, float]:
+    """`svt_gram` of a tall matrix, and the nuclear norm of the result."""
+    squares, vectors = np.linalg.eigh(matrix.T @ matrix)
+    kept = squares > threshold**2
+    s, vectors = np.sqrt(squares[kept]), vectors[:, kept]
+    return (matrix @ (vectors * (1 - threshold / s))) @ vectors.T, float(np.sum(s - threshold))

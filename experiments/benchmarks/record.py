@@ -21,7 +21,7 @@ from experiments.benchmarks.timing import Timing
 from experiments.runner import measure, store
 from experiments.runner.contract import RunnerError, number
 
-PEERS = ("scipy", "tensorly")
+PEERS = ("scipy", "tensorly", "cvxpy", "clarabel", "scs")
 BLAS_FIELDS = ("internal_api", "version", "architecture", "threading_layer", "num_threads")
 
 

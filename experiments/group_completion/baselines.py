@@ -89,7 +89,9 @@ def run(config: Config, progress: Progress) -> Result:
         host = jax.tree.map(np.asarray, tables)
         peers = [_nrmse(dummies, host)]
         for name in progress.track("imputers", PEERS[1:]):
-            completed = [_impute(name, config, design, jax.tree.map(lambda x, s=s: x[s], host)) for s in range(len(seeds))]
+            completed = [
+                _impute(name, config, design, jax.tree.map(lambda x, s=s: x[s], host)) for s in range(len(seeds))
+            ]
             peers.append(_nrmse(np.stack(completed), host))
     return Result(np.asarray(OURS + PEERS), np.concatenate([ours, np.stack(peers)]))
 

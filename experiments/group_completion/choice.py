@@ -1,7 +1,8 @@
 """Joint choice of lambda, attributes and the weight of a group of all rows by cross-validation.
 
-Useless groups cost accuracy, and nobody tells a user which ones are useless. `choose_groups` looks at held-out entries;
-its choice is compared with GAME on all attributes and with the candidate that would have been best.
+Nobody tells a user which groups are useless. `choose_groups` looks at held-out entries; its choice is compared with GAME
+on all attributes and with the candidate that would have been best. Held-out entries are missing at random among the
+observed ones, the unobserved ones are not: the choice is made for another distribution than the one it is judged on.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from experiments.runner.style import COLORS, subplots
 from jaxspec.completion import choose_groups, game
 
 SOURCE = "specification, section 6: choose by cross-validation"
+ELSEWHERE = (
+    "1% worse: on held-out entries, which are missing at random, the second attribute earns nothing; on the unobserved "
+    "ones, which are missing by level and block, it does"
+)
 
 
 @dataclass(frozen=True)
@@ -27,18 +32,18 @@ class Config:
     """Settings of the choice."""
 
     seed: int = 4900  # first seed
-    seeds: int = 4
+    seeds: int = 3
     rows: int = 120
     columns: int = 40
     settings: tuple[str, ...] = ("base", "second attribute irrelevant")
     everyone: tuple[float, ...] = (0.0, 0.5)  # factors of the group of all rows to try
-    splits: int = 3
+    splits: int = 2
     tol: float = 1e-2  # relative duality gap of each solve
 
 
 PRESETS = {
     "quick": Config(),
-    "full": Config(seeds=20, rows=4000, columns=400, everyone=(0.0, 0.25, 0.5, 1.0)),
+    "full": Config(seeds=20, rows=4000, columns=400, everyone=(0.0, 0.25, 0.5, 1.0), splits=3),
 }
 
 
@@ -96,7 +101,9 @@ def _measure(config: Config, name: str, progress: Progress) -> tuple[np.ndarray,
         for s in range(config.seeds):
             table = jax.tree.map(lambda leaf, s=s: leaf[s], tables)
             used, factor, error = _chosen(config, table, comparison, config.seed + s)
-            known = [sorted(attributes) == sorted(used) and (not used or f == factor) for _, attributes, f in candidates]
+            known = [
+                sorted(attributes) == sorted(used) and (not used or f == factor) for _, attributes, f in candidates
+            ]
             errors.append(error)
             chosen.append(known.index(True))
             second.append("B" in used)
@@ -135,7 +142,10 @@ def claims(result: Result) -> list[Claim]:
         rows.append(Claim.at_most(statement, SOURCE, own.mean() / best, 1.02, quantity="ratio of mean nRMSE"))
         statement = f"The choice predicts at least as well as GAME on all attributes ({setting})"
         ratio = own.mean() / values[everything].mean()
-        rows.append(Claim.at_most(statement, SOURCE, ratio, 1.0, quantity="ratio of mean nRMSE"))
+        reason = ELSEWHERE if setting == "base" else ""
+        rows.append(
+            Claim.at_most(statement, SOURCE, ratio, 1.0, quantity="ratio of mean nRMSE", known_not_to_hold=reason)
+        )
         if setting == "second attribute irrelevant":
             statement = "The choice loses at most 1% to GAME that is told which attribute matters"
             ratio = own.mean() / values[first].mean()
@@ -146,9 +156,7 @@ def claims(result: Result) -> list[Claim]:
 def figures(result: Result) -> dict[str, Figure]:
     """Errors of all candidates, and of the choice."""
     figure, axes = subplots(1, len(result.settings), size=(4.6, 3.2), sharey=True)
-    for axis, setting, values, own in zip(
-        axes[0], result.settings, result.nrmse, result.chosen_nrmse, strict=True
-    ):
+    for axis, setting, values, own in zip(axes[0], result.settings, result.nrmse, result.chosen_nrmse, strict=True):
         places = np.arange(len(values))
         axis.plot(places, values, ".", color=COLORS[6])
         axis.plot(places, values.mean(axis=-1), "o", color=COLORS[0], label="candidates: mean, seeds")

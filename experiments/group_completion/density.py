@@ -20,7 +20,7 @@ class Config:
     """Settings of the curves."""
 
     seed: int = 4700  # first seed
-    seeds: int = 4
+    seeds: int = 3
     rows: int = 120
     columns: int = 40
     densities: tuple[float, ...] = (0.25, 0.4, 0.6)  # mean share observed

@@ -1,6 +1,6 @@
 """Real tables whose rows carry labels: do groups help to predict what was held out?
 
-IL-2 responses (tensorly; 52 rows, one per ligand and time, 96 columns: dose and cell type; labels: ligand, time) and
+IL-2 responses (tensorly; 50 rows, one per ligand and time that was measured, 96 columns: dose and cell type; labels: ligand, time) and
 COVID-19 serology (tensorly; 438 samples, 66 columns: antigen and receptor; label: outcome), both licensed by the Regents
 of the University of California under the MIT licence; handwritten digits (scikit-learn, from the UCI repository, CC BY 4.0;
 8 x 8 pixels; label: digit). Columns are standardised with the observed entries.
@@ -42,11 +42,11 @@ class Config:
     """Settings of the comparison."""
 
     seed: int = 5100  # first seed
-    seeds: int = 3  # random test sets
+    seeds: int = 2  # random test sets
     tables: tuple[str, ...] = ("il2", "covid")
     hidden: float = 0.5  # share of the measured entries that is hidden for the test
     everyone: tuple[float, ...] = (0.0, 1.0)  # factors of the group of all rows to try
-    splits: int = 2
+    splits: int = 1
     tol: float = 1e-2  # relative duality gap of each solve
 
 
@@ -93,7 +93,9 @@ def labelled_table(name: str) -> tuple[np.ndarray, pd.DataFrame]:
         bunch = datasets.load_IL2data()
         ligands, times, *_ = bunch.tensor.shape
         names = [(ligand, time) for ligand in bunch.ticks[0] for time in bunch.ticks[1]]
-        return bunch.tensor.reshape(ligands * times, -1), pd.DataFrame(names, columns=["ligand", "time"])
+        values, labels = bunch.tensor.reshape(ligands * times, -1), pd.DataFrame(names, columns=["ligand", "time"])
+        measured = np.isfinite(values).any(axis=1)
+        return values[measured], labels[measured].reset_index(drop=True)
     if name == "covid":
         bunch = datasets.load_covid19_serology()
         return bunch.tensor.reshape(len(bunch.tensor), -1), pd.DataFrame({"outcome": np.asarray(bunch.ticks[0], str)})

@@ -1,7 +1,7 @@
 """What the comparison depends on: density, rank, an attribute that says nothing, and a group of all rows.
 
-Entries are missing by level and block of columns. The cases in which GAME loses are part of the table: groups by an
-attribute that says nothing cost accuracy, and separate completion, which is told the right attribute, does not pay it.
+Entries are missing by level and block of columns. The settings in which GAME may lose are part of the table: an
+attribute that says nothing, against separate completion, which is told the right one; and parts of high rank.
 """
 
 from dataclasses import dataclass
@@ -25,6 +25,13 @@ METHODS = (
     "GAME",
     "GAME, first attribute and all rows",
     "GAME and all rows",
+)
+USELESS = (
+    "no loss with entries missing by level and block: on 20 seeds 0.634 with the useless groups, 0.636 without, 0.637 "
+    "separate (a group of all rows in their place: 0.619); the loss of 4% in the specification is of 3 seeds"
+)
+INSTEAD = (
+    "at rank 1 and density .6 the weaker attribute is worth more than a group of all rows; beside it that one helps"
 )
 
 
@@ -62,7 +69,7 @@ class Config:
     """Settings of the sweep."""
 
     seed: int = 4800  # first seed
-    seeds: int = 4
+    seeds: int = 3
     columns: int = 40
     enlarged: int = 1  # rows of every setting are multiplied by this
     settings: tuple[str, ...] = tuple(SETTINGS)[:-1]
@@ -123,16 +130,22 @@ def claims(result: Result) -> list[Claim]:
         rows.append(Claim.at_most(statement, SOURCE, ratio, 1.0, quantity="ratio of mean nRMSE"))
     if "second attribute irrelevant" in means:
         mean = means["second attribute irrelevant"]
-        statement = "GAME with useless groups loses to separate completion by the attribute that matters"
-        ratio = mean["GAME"] / mean["separate"]
-        rows.append(Claim.at_least(statement, SOURCE, ratio, 1.0, quantity="ratio of mean nRMSE"))
-        statement = "Useless groups cost accuracy: GAME with both attributes against GAME with the one that matters"
-        ratio = mean["GAME"] / mean["GAME, first attribute"]
-        rows.append(Claim.at_least(statement, SOURCE, ratio, 1.0, quantity="ratio of mean nRMSE"))
+        for statement, peer in (
+            ("GAME with useless groups loses to separate completion by the attribute that matters", "separate"),
+            ("Useless groups cost accuracy: both attributes against the one that matters", "GAME, first attribute"),
+        ):
+            ratio = mean["GAME"] / mean[peer]
+            rows.append(
+                Claim.at_least(statement, SOURCE, ratio, 1.0, quantity="ratio of mean nRMSE", known_not_to_hold=USELESS)
+            )
     both = [name for name in means if name != "second attribute irrelevant"]
     ratio = [means[name]["GAME, first attribute and all rows"] / means[name]["GAME"] for name in both]
-    statement = "A group of all rows instead of the weaker attribute predicts at least as well (one of several variants)"
-    rows.append(Claim.at_most(statement, SOURCE, ratio, 1.0, quantity="largest ratio of mean nRMSE"))
+    statement = (
+        "A group of all rows instead of the weaker attribute predicts at least as well (one of several variants)"
+    )
+    rows.append(
+        Claim.at_most(statement, SOURCE, ratio, 1.0, quantity="largest ratio of mean nRMSE", known_not_to_hold=INSTEAD)
+    )
     return rows
 
 

@@ -109,7 +109,7 @@ def held_out(
     if folds is None:
         return jnp.stack([hide(W > 0, frac, split) for split in jax.random.split(key, splits)])
     scores = jnp.where(W > 0, jax.random.uniform(key, W.shape), jnp.inf).ravel()
-    position = jnp.zeros(scores.size, jnp.int32).at[jnp.argsort(scores)].set(jnp.arange(scores.size))
+    position = jnp.zeros(scores.size, jnp.int32).at[jnp.argsort(scores)].set(jnp.arange(scores.size, dtype=jnp.int32))
     return (W > 0) & (position.reshape(W.shape) % folds == jnp.arange(folds)[:, None, None])
 
 
@@ -209,6 +209,14 @@ def choose_groups(
 
     Raises:
         ValueError: for bad input, naming the argument.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> left, right = jnp.arange(1.0, 13.0), jnp.array([1.0, -1.0, 2.0, 1.0])
+        >>> Y = jnp.outer(left, jnp.where(jnp.arange(12)[:, None] < 6, right, right[::-1])[0])
+        >>> choice = choose_groups(Y, None, make_groups([range(6), range(6, 12)], 12), None, jax.random.key(0), splits=1)
+        >>> choice.errors.shape  # 2^2 subsets of the two attributes by three weights of a group of all rows, less one
+        (11, 9)
     """
     Y, W, _ = validation.table(Y, W)
     groups, candidates = _candidates(groups, everyone, subsets)
@@ -323,6 +331,14 @@ def noise_estimate(
 
     Raises:
         ValueError: for bad input, naming the argument.
+
+    Example:
+        >>> import jax
+        >>> from jaxspec.completion import SoftImpute
+        >>> signal, noise = jax.random.normal(jax.random.key(0), (40,)), jax.random.normal(jax.random.key(1), (40, 20))
+        >>> estimate = noise_estimate(SoftImpute(), signal[:, None] + 0.1 * noise, None, 1.0, jax.random.key(2))
+        >>> 0.08 < float(estimate.sigma) < 0.12
+        True
     """
     Y, W, _ = validation.table(Y, W)
     (lam,) = validation.numbers(Y.dtype, lam=lam)

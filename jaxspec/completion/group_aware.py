@@ -143,6 +143,15 @@ def game_path(
 
     Raises:
         ValueError: for bad input, naming the argument.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxspec.completion import make_groups
+        >>> from jaxspec.completion.groups import lambda_max
+        >>> Y, groups = jnp.eye(4).at[0, 1].set(jnp.nan), make_groups([[0, 1, 2], [2, 3]], 4)
+        >>> result = game_path(Y, None, groups, lambda_max(Y, None, groups) * jnp.array([1.0, 0.5]))
+        >>> result.M.shape, float(abs(result.M[0]).max())
+        ((2, 4, 4), 0.0)
     """
     Y, W, dtype = validation.table(Y, W, validate=validate)
     lams = validation.lambda_grid(lams, Y.dtype)

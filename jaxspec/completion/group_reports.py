@@ -110,6 +110,16 @@ def paired_hold_out(
 
     Raises:
         ValueError: for bad input, naming the argument.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxspec.completion import Game, SoftImpute, make_groups
+        >>> keys = jax.random.split(jax.random.key(0), 4)
+        >>> parts = [jnp.outer(*jax.random.normal(key, (2, 12))) for key in keys]  # four groups of rank 1
+        >>> groups = make_groups([range(12 * g, 12 * g + 12) for g in range(4)], 48)
+        >>> test = paired_hold_out(Game(groups), SoftImpute(), jnp.concatenate(parts), None, [0.1, 1.0], keys[0])
+        >>> bool(test.z > 2)
+        True
     """
     Y, W, _ = validation.table(Y, W)
     both = validation.lambda_grid(jnp.stack([jnp.asarray(lam, Y.dtype) for lam in lams]), Y.dtype)
@@ -185,6 +195,14 @@ def completion_intervals(
 
     Raises:
         ValueError: for bad input, naming the argument.
+
+    Example:
+        >>> import jax
+        >>> from jaxspec.completion import SoftImpute
+        >>> Y = jax.random.normal(jax.random.key(0), (20, 10))
+        >>> intervals = completion_intervals(SoftImpute(), Y, None, 20.0, jax.random.key(1))  # M = 0: nothing is fitted
+        >>> 1.2 < float(intervals.radius) < 2.1  # 90% of a standard normal variable lies within 1.64
+        True
 
     Reference:
         Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005.

@@ -170,6 +170,11 @@ def lambda_max(Y: Any, W: Any = None, groups: Groups | None = None) -> Float[Arr
 
     Raises:
         ValueError: for bad input.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(lambda_max(jnp.diag(jnp.array([3.0, 2.0]))))
+        3.0
     """
     Y, W, _ = validation.table(Y, W)
     if groups is None:

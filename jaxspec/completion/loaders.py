@@ -31,7 +31,7 @@ def load_ratings(
     attributes: Sequence[str] | None = None,
     separator: str = ",",
 ) -> LabelledTable:
-    """Users x items from a long file of ratings and a file of user attributes; repeated ratings are averaged.
+    r"""Users x items from a long file of ratings and a file of user attributes; repeated ratings are averaged.
 
     Args:
         ratings: path; columns ``user``, ``item``, ``rating``.
@@ -48,6 +48,17 @@ def load_ratings(
     Raises:
         ImportError: without pandas.
         ValueError: for a missing column, or a user that ``users`` holds twice.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ratings, users = Path(folder, "ratings.csv"), Path(folder, "users.csv")
+        ...     _ = ratings.write_text("user,item,rating\n1,a,4\n2,b,3\n")
+        ...     _ = users.write_text("user,age\n1,young\n2,old\n")
+        ...     table = load_ratings(ratings, users)
+        >>> table.values.shape, list(table.labels["age"])
+        ((2, 2), ['young', 'old'])
     """
     pd = pandas("load_ratings")
     table = _read(pd, ratings, separator, [user, item, rating])
@@ -64,7 +75,7 @@ def load_ratings(
 def load_sites(
     path: str | PathLike[str], *, labels: Sequence[str], site: str | None = None, separator: str = ","
 ) -> LabelledTable:
-    """Sites x species from a wide file: one row per site, columns of labels (habitat, year), one column per species.
+    r"""Sites x species from a wide file: one row per site, columns of labels (habitat, year), one column per species.
 
     Args:
         path: of the file.
@@ -78,6 +89,16 @@ def load_sites(
     Raises:
         ImportError: without pandas.
         ValueError: for a missing column, or a species column that is not numeric.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "sites.csv")
+        ...     _ = path.write_text("site,habitat,oak,ash\ns1,wood,3,\ns2,field,0,1\n")
+        ...     table = load_sites(path, labels=["habitat"], site="site")
+        >>> list(table.values["oak"]), list(table.labels["habitat"])
+        ([3.0, 0.0], ['wood', 'field'])
     """
     pd = pandas("load_sites")
     table = _read(pd, path, separator, [*labels, *([] if site is None else [site])])
@@ -97,7 +118,7 @@ def load_neurons(
     labels: Sequence[str] = ("region",),
     separator: str = ",",
 ) -> LabelledTable:
-    """Neurons x trials from a matrix of activity and a file of labels (region, session) with the same rows.
+    r"""Neurons x trials from a matrix of activity and a file of labels (region, session) with the same rows.
 
     Args:
         activity: path of a ``.npy`` array (neurons, trials), or of a text file of numbers without a header.
@@ -111,6 +132,17 @@ def load_neurons(
     Raises:
         ImportError: without pandas.
         ValueError: for a missing column, a different number of rows, or an array that is not a matrix.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     activity, neurons = Path(folder, "activity.npy"), Path(folder, "neurons.csv")
+        ...     np.save(activity, np.ones((2, 3)))
+        ...     _ = neurons.write_text("region\nV1\nCA1\n")
+        ...     table = load_neurons(activity, neurons)
+        >>> table.values.shape, list(table.labels["region"])
+        ((2, 3), ['V1', 'CA1'])
     """
     pd = pandas("load_neurons")
     if str(activity).endswith(".npy"):

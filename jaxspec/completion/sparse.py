@@ -62,6 +62,11 @@ def sparse_table(rows: Any, columns: Any, values: Any, shape: Sequence[int], wei
     Raises:
         ValueError: for shapes that do not fit, an index out of range, or a value that is not finite.
         TypeError: for indices that are not integers.
+
+    Example:
+        >>> table = sparse_table([1, 0, 1], [0, 2, 0], [1.0, 5.0, 3.0], (2, 3))
+        >>> [float(value) for value in table.values], [float(weight) for weight in table.weights]
+        ([5.0, 2.0], [1.0, 2.0])
     """
     rows, columns, values = np.asarray(rows), np.asarray(columns), np.asarray(values)
     n, d = (int(side) for side in shape)

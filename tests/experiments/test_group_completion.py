@@ -1,0 +1,130 @@
+"""The parts of the group-aware paper run end to end at a size of seconds, and the tables they are made of."""
+
+import dataclasses
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from experiments.group_completion import _tables as tables
+from experiments.runner.contract import Claim
+from experiments.runner.progress import Silent
+
+TINY = {"rows": 24, "columns": 8, "seeds": 2, "tol": 1e-2}
+SMALL = {
+    "regimes": TINY | {"tol": 1e-2},
+    "density": TINY | {"densities": (0.4, 0.6), "regimes": ("MCAR", "both")},
+    "sweep": {"columns": 8, "seeds": 1, "settings": ("base", "second attribute irrelevant")},
+    "choice": TINY | {"seeds": 1, "splits": 1, "settings": ("second attribute irrelevant",)},
+    "baselines": TINY | {"trees": 2, "rounds": 1},
+    "real_table": {"seeds": 1, "tables": ("il2",), "splits": 1},
+}
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def part(request):
+    module = importlib.import_module(f"experiments.group_completion.{request.param}")
+    config = dataclasses.replace(module.PRESETS["quick"], **SMALL[request.param])
+    return module, module.run(config, Silent())
+
+
+def test_results_are_documented_arrays_and_claims_and_figures_are_made_of_them(part):
+    module, result = part
+    for name, value in result._asdict().items():
+        assert f"{name}:" in module.Result.__doc__
+        assert np.asarray(value).dtype != object
+        assert np.isfinite(value).all() if np.asarray(value).dtype.kind == "f" else True
+    claims = module.claims(result)
+    assert len(claims) >= 3
+    for claim in claims:
+        assert isinstance(claim, Claim)
+        assert claim.source
+        assert np.isfinite(claim.measured)
+    figures = module.figures(result)
+    assert figures
+    assert all(isinstance(figure, Figure) and figure.axes for figure in figures.values())
+
+
+def test_the_full_preset_measures_at_least_what_the_quick_one_does(part):
+    module, _ = part
+    quick, full = module.PRESETS["quick"], module.PRESETS["full"]
+    for field in dataclasses.fields(quick):
+        value = getattr(quick, field.name)
+        if isinstance(value, tuple):
+            assert set(value) <= set(getattr(full, field.name))
+
+
+DESIGN = tables.Design(60, 30)
+
+
+@pytest.mark.usefixtures("x64")
+def test_regimes_share_the_truth_and_the_mean_density_but_not_the_mask():
+    drawn = {name: tables.draws(3, 7, DESIGN, name, 0.3) for name in tables.MISSINGNESS}
+    plain = drawn["MCAR"]
+    np.testing.assert_allclose(np.std(plain.truth, axis=(1, 2)), 1, rtol=1e-12)
+    assert np.std(plain.data - plain.truth) == pytest.approx(0.3, rel=0.05)
+    sizes = [np.bincount(labels[:, 0]).tolist() for labels in np.asarray(plain.labels)]
+    assert sizes == [[30, 20, 10]] * 3
+    own = np.asarray(plain.labels)[:, :, :1] == np.arange(30) * 3 // 30
+    share = {}
+    for name, table in drawn.items():
+        np.testing.assert_array_equal(table.truth, plain.truth)
+        mask = np.asarray(table.mask)
+        assert mask.mean() == pytest.approx(0.3, abs=0.04)
+        by_level = [mask[np.asarray(table.labels)[..., 0] == level].mean() for level in range(3)]
+        share[name] = by_level[0] / by_level[2], mask[~own].mean() / mask[own].mean()
+    for name, missingness in tables.MISSINGNESS.items():
+        assert (share[name][0] > 3) == missingness.by_level
+        assert (share[name][1] > 4) == missingness.by_block
+    with pytest.raises(ValueError, match="regime must be one of"):
+        tables.draws(1, 0, DESIGN, "none", 0.3)
+
+
+@pytest.mark.usefixtures("x64")
+def test_stacked_layouts_are_those_of_the_single_tables():
+    drawn = tables.draws(2, 3, DESIGN, "MCAR", 0.5)
+    stacked = tables.layouts(drawn, 0.5)
+    labels = np.asarray(drawn.labels)[1]
+    groups = tables.row_groups(labels, 0.5)
+    assert groups.attributes == ("A", "A", "A", "B", "B", "all rows")
+    for g, (attribute, rows) in enumerate(zip(groups.attributes[:5], groups.rows[:5], strict=True)):
+        np.testing.assert_array_equal(labels[rows, "AB".index(attribute)], g if attribute == "A" else g - 3)
+    one = tables.layout(groups)
+    for leaf, single in zip(jax.tree.leaves(stacked), jax.tree.leaves(one), strict=True):
+        np.testing.assert_array_equal(leaf[1], single)
+    np.testing.assert_array_equal(tables.factors_of(DESIGN, attributes="A", everyone=0.5), [1, 1, 1, 0, 0, 0.5])
+
+
+def test_levels_may_have_a_lambda_of_their_own():
+    path = tables.Paths(
+        M=jnp.arange(3.0)[:, None, None] * jnp.ones((3, 4, 2)),
+        gap=jnp.array([0.1, 0.2, 0.3]),
+        squares=jnp.array([[0.0, 5.0, 1.0, 1.0], [9.0, 1.0, 1.0, 1.0], [9.0, 9.0, 0.5, 0.0]]),
+    )
+    np.testing.assert_array_equal(tables.one_lambda(path).M, np.zeros((4, 2)))
+    own = tables.own_lambda(path, jnp.array([0, 0, 1, 1]), 2)
+    np.testing.assert_array_equal(own.M[:, 0], [0, 0, 2, 2])
+    assert float(own.gap) == pytest.approx(0.3)
+
+
+def test_gains_and_errors_are_means_over_paired_seeds():
+    mean, error = tables.gain(np.array([0.5, 0.8]), np.array([1.0, 1.0]))
+    assert mean == pytest.approx(0.35)
+    assert error == pytest.approx(0.15)
+    assert np.isnan(tables.standard_error(np.ones((2, 1)))).all()
+
+
+def test_real_tables_carry_their_labels():
+    from experiments.group_completion.real_table import labelled_table
+
+    il2, labels = labelled_table("il2")
+    assert il2.shape == (50, 96)
+    assert list(labels.nunique()) == [13, 4]
+    covid, labels = labelled_table("covid")
+    assert covid.shape == (438, 66)
+    assert {"Negative", "Severe"} <= set(labels["outcome"])
+    with pytest.raises(ValueError, match="name must be il2"):
+        labelled_table("iris")
