@@ -1,9 +1,9 @@
 """Generic imputers beside GAME: group dummies, nearest neighbours, chained regressions, column means.
 
-Caution: the levels have zero mean here, which handicaps everything that uses labels through means (dummies, regressions)
-by construction; these margins say little about real side information. The regressions and dummies see the labels as
-indicator columns. Nearest neighbours and regressions run at default-like settings while soft-impute, separate completion
-and GAME have lambda tuned: the comparison favours the latter.
+Caution: the levels have zero mean here, which handicaps everything that uses labels through means (dummies,
+regressions) by construction; these margins say little about real side information. The regressions and dummies see the
+labels as indicator columns. Nearest neighbours and regressions run at default-like settings while soft-impute,
+separate completion and GAME have lambda tuned: the comparison favours the latter.
 """
 
 import warnings

@@ -1,8 +1,9 @@
 """Joint choice of lambda, attributes and the weight of a group of all rows by cross-validation.
 
-Nobody tells a user which groups are useless. `choose_groups` looks at held-out entries; its choice is compared with GAME
-on all attributes and with the candidate that would have been best. Held-out entries are missing at random among the
-observed ones, the unobserved ones are not: the choice is made for another distribution than the one it is judged on.
+Nobody tells a user which groups are useless. `choose_groups` looks at held-out entries; its choice is compared with
+GAME on all attributes and with the candidate that would have been best. Held-out entries are missing at random among
+the observed ones, the unobserved ones are not: the choice is made for another distribution than the one it is judged
+on.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 """Real tables whose rows carry labels: do groups help to predict what was held out?
 
-IL-2 responses (tensorly; 50 rows, one per ligand and time that was measured, 96 columns: dose and cell type; labels: ligand, time) and
-COVID-19 serology (tensorly; 438 samples, 66 columns: antigen and receptor; label: outcome), both licensed by the Regents
-of the University of California under the MIT licence; handwritten digits (scikit-learn, from the UCI repository, CC BY 4.0;
-8 x 8 pixels; label: digit). Columns are standardised with the observed entries.
+IL-2 responses (tensorly; 50 rows, one per ligand and time that was measured, 96 columns: dose and cell type; labels:
+ligand, time) and COVID-19 serology (tensorly; 438 samples, 66 columns: antigen and receptor; label: outcome), both
+licensed by the Regents of the University of California under the MIT licence; handwritten digits (scikit-learn, from
+the UCI repository, CC BY 4.0; 8 x 8 pixels; label: digit). Columns are standardised with the observed entries.
 
 A random part of the measured entries is hidden for the test. Everything is chosen on the rest.
 """

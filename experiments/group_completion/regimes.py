@@ -1,8 +1,8 @@
-"""Four missingness regimes, fixed in advance: GAME against soft-impute and against a completion of every level by itself.
+"""Four missingness regimes, fixed in advance: GAME against soft-impute and against completing every level by itself.
 
 "Separate" completes each level of the first attribute by itself, at its own lambda; it is told which attribute matters
-most. All have lambda chosen by the same hold-out. No regime is left out: the abstract says that groups
-help most where entries are missing in a structured way, and the gain under MCAR is what that is compared with.
+most. All have lambda chosen by the same hold-out. No regime is left out: the abstract says that groups help most where
+entries are missing in a structured way, and the gain under MCAR is what that is compared with.
 """
 
 from dataclasses import dataclass

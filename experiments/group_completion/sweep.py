@@ -101,7 +101,7 @@ def run(config: Config, progress: Progress) -> Result:
 
 
 def measure(config: Config, setting: Setting) -> np.ndarray:
-    """nRMSE of every method, shape (6, seeds)."""
+    """NRMSE of every method, shape (6, seeds)."""
     rows = setting.rows * config.enlarged
     design = Design(rows, config.columns, setting.levels, (1.0, setting.second), setting.rank)
     factors = np.stack([factors_of(design, attributes=a, everyone=e) for e in (0.0, GLOBAL) for a in ("A", "AB")])
@@ -150,7 +150,7 @@ def claims(result: Result) -> list[Claim]:
 
 
 def figures(result: Result) -> dict[str, Figure]:
-    """nRMSE of every method in every setting."""
+    """NRMSE of every method in every setting."""
     figure, axes = subplots(size=(9.5, 3.6))
     places, methods = np.arange(len(result.settings)), len(result.methods)
     for m, method in enumerate(result.methods):

