@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact
 
 from jaxspec.linalg.coefficients.newton_schulz import Schedule
@@ -116,10 +117,30 @@ def _gram_steps(gram, schedule, alpha, precision):
     total = _Total(alpha, len(schedule))
     total.add(0, eye)
     q, r = None, gram
-    for k, (a, b, c) in enumerate(schedule):
-        z = a * eye + _even_part(b, c, r, precision)
-        q = z if q is None else matmul(z, q, precision)
+    for k, coefficients in enumerate(schedule):
+        q, r = gram_step(q, r, coefficients, precision)
         total.add(k + 1, q)
-        if k + 1 < len(schedule):
-            r = hermitian_product(hermitian_product(z, r, precision), z, precision)
     return total.value, q
+
+
+def gram_step(
+    q: Inexact[Array, "*batch m m"] | None,
+    r: Inexact[Array, "*batch m m"],
+    coefficients: Sequence[ArrayLike],
+    precision: lax.Precision,
+) -> tuple[Inexact[Array, "*batch m m"], Inexact[Array, "*batch m m"]]:
+    """``Z = a I + b R + c R^2``, ``Q <- Z Q``, ``R <- Z R Z``.
+
+    Args:
+        q: factor of the start so far; None for the identity.
+        r: Gram matrix of the iterate.
+        coefficients: of one quintic; ``a`` and ``b`` may be traced.
+        precision: of the products.
+
+    Returns:
+        The new ``(Q, R)``. The last ``R`` of an unrolled loop is used by nothing, and the compiler drops it.
+    """
+    a, b, c = coefficients
+    z = a * jnp.eye(r.shape[-1], dtype=r.dtype) + _even_part(b, c, r, precision)
+    q = z if q is None else matmul(z, q, precision)
+    return q, hermitian_product(hermitian_product(z, r, precision), z, precision)

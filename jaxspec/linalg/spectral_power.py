@@ -22,9 +22,11 @@ from jaxspec.linalg.normalisation import SCALES, Scaled, normalise, restore
 from jaxspec.linalg.qdwh import halley
 from jaxspec.linalg.rational import augmented, gram_power, polar_power, qr_power
 from jaxspec.linalg.scaling import compute_dtype
+from jaxspec.linalg.smoothed_polar import smoothed_polar
 from jaxspec.linalg.spectral_map import spectral_map
 
 _HIGHEST = lax.Precision.HIGHEST
+_SMOOTHED_TOL = 1e-4  # what `smoothed_polar` keeps in float32 with its own choice of engine
 # Engines whose work does not depend on an upper bound of the spectrum given by the caller.
 _RESCALE = ("svd", "eigh", "newton_schulz", "qdwh", "rational_polar")
 
@@ -123,6 +125,7 @@ def spectral_power(
         lower: smallest ``s / sigma`` that must meet ``tol`` when ``eps`` is 0.
         scale: sigma: "frobenius", "gram" (Schatten-4 norm), "spectral" (8 power steps, times 1.05), or a number, in
             units of x, which makes ``eps`` absolute. recombine, rational_gram and rational_qr cannot take a number.
+            With c = 1/2, ``eps`` > 0 and engine auto this is `smoothed_polar`, down to ``tol`` = 1e-4.
         schedule: of newton_schulz and recombine: "jordan" (five steps, no error control), "classical", "optimal", or
             quintics ``((a, b, c), ...)``.
         precision: of the matrix products.
@@ -155,6 +158,10 @@ def spectral_power(
         return x
     known_eps = float(eps) if _is_number(eps) else None
     free_scale = not isinstance(scale, str)
+    absolute = free_scale and known_eps != 0 and engine == "auto" and schedule is None and not gram
+    if absolute and _is_number(c) and c == 0.5 and working == compute_dtype(x, allow_complex=True):
+        if tol >= _SMOOTHED_TOL and not jnp.issubdtype(working, jnp.complexfloating):
+            return smoothed_polar(x, jnp.asarray(eps) * jnp.asarray(scale), precision=precision)
     if not _is_number(c):
         if engine not in ("svd", "eigh"):
             raise ValueError(f"c is an array; engine {engine!r} needs a Python number, svd and eigh do not")
