@@ -48,9 +48,30 @@ def iterate(
             total.add(steps + 1 + k, once)
             y = a * y + b * once + (c * matmul(square, once, precision) if c else 0)
         else:
-            y = a * y + matmul(_even_part(b, c, square, precision), y, precision)
+            y = product_step(y, square, (a, b, c), precision)
         total.add(k + 1, y)
     return y if alpha is None else total.value
+
+
+def product_step(
+    y: Inexact[Array, "*batch m n"],
+    square: Inexact[Array, "*batch m m"],
+    coefficients: Sequence[ArrayLike],
+    precision: lax.Precision,
+) -> Inexact[Array, "*batch m n"]:
+    """``(a I + b A + c A^2) y`` with ``A = y y^H``.
+
+    Args:
+        y: iterate.
+        square: ``A``.
+        coefficients: of one quintic; ``a`` and ``b`` may be traced.
+        precision: of the products.
+
+    Returns:
+        The next iterate.
+    """
+    a, b, c = coefficients
+    return a * y + matmul(_even_part(b, c, square, precision), y, precision)
 
 
 def _even_part(b, c, square, precision):

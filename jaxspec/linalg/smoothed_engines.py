@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from jaxspec.linalg import decompositions
 from jaxspec.linalg.coefficients import optimal_quintic
 from jaxspec.linalg.coefficients.newton_schulz import Schedule, image
-from jaxspec.linalg.newton_schulz import gram_step, iterate
+from jaxspec.linalg.newton_schulz import gram_step, product_step
 from jaxspec.linalg.normalisation import frobenius, hermitian_product, matmul
 
 POLAR_ENGINES = ("auto", "svd", "gram_eigh", "gram_ns", "aug_ns", "closed")
@@ -97,7 +97,11 @@ def aug_ns_pair(method: Method, x: Float[Array, "*batch r k"], eps: Float[Array,
     norm, rows = _norm(x, eps), x.shape[-2]
     eye = jnp.broadcast_to(jnp.eye(rows, dtype=x.dtype), (*x.shape[:-1], rows))
     z = jnp.concatenate([x / norm, (eps / norm) * eye], axis=-1)
-    z = _iterated(method, lambda z, c: iterate(z, None, (c,), None, method.precision), z, eps / norm)
+
+    def step(z, coefficients):
+        return product_step(z, _gram(method, z), coefficients, method.precision)
+
+    z = _iterated(method, step, z, eps / norm)
     return z[..., :-rows], z[..., -rows:] / eps
 
 

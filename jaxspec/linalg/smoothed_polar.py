@@ -16,7 +16,7 @@ Higham, "Functions of Matrices" (2008), for ``L_A``.
 import functools
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -31,7 +31,6 @@ from jaxspec.linalg.scaling import batch_first, compute_dtype, power_of_two_scal
 from jaxspec.linalg.smoothed_engines import BODIES, POLAR_ENGINES, Method
 from jaxspec.linalg.spectral_map import spectral_map
 
-Engine = Literal["auto", "svd", "gram_eigh", "gram_ns", "aug_ns", "closed"]
 _HIGHEST = lax.Precision.HIGHEST
 
 
@@ -39,7 +38,7 @@ def smoothed_polar(
     p: Float[Array, "*batch m n"],
     eps: ArrayLike,
     *,
-    engine: Engine = "auto",
+    engine: str = "auto",
     max_cond: float | None = None,
     precision: lax.PrecisionLike = None,
 ) -> Float[Array, "*batch m n"]:
@@ -110,7 +109,7 @@ def polar_and_norm(
     p: Float[Array, "*batch m n"],
     eps: ArrayLike,
     *,
-    engine: Engine = "auto",
+    engine: str = "auto",
     max_cond: float | None = None,
     precision: lax.PrecisionLike = None,
 ) -> tuple[Float[Array, "*batch m n"], Float[Array, "*batch"]]:
@@ -278,6 +277,7 @@ def _normalised(p, eps) -> _Normalised:
     x, tall = wide(p)
     largest = jnp.maximum(jnp.max(jnp.abs(x), axis=(-2, -1)), eps)[..., None, None]
     scale = power_of_two_scale(largest, keepdims=True)
+    x = jnp.where(jnp.isfinite(largest), x, jnp.nan)  # LAPACK may look for the singular values of an infinity for ever
     return _Normalised(x / scale, eps[..., None, None] / scale, scale, tall)
 
 

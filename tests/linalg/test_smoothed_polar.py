@@ -196,7 +196,6 @@ def test_spectral_power_with_an_absolute_floor_is_the_same_map(x64):
         (lambda x: smoothed_polar(x, 1.0, engine="cubic"), ValueError, "engine is 'cubic'"),
         (lambda x: smoothed_polar(x, 1.0, engine="closed"), ValueError, "at most two"),
         (lambda x: smoothed_polar(x, 1.0, max_cond=0.5), ValueError, "max_cond is 0.5"),
-        (lambda x: smoothed_polar(x[0], 1.0), ValueError, "expected matrices"),
         (lambda x: smoothed_polar(x.astype(int), 1.0), TypeError, "int"),
         (lambda x: smoothed_polar(x.astype(complex), 1.0), TypeError, "complex"),
         (lambda x: jax.block_until_ready(smoothed_polar_inverse(x, 1.0)), RuntimeError, "singular value >= 1"),
