@@ -1,0 +1,79 @@
+"""Checks of arguments, where they are known."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from jaxspec.linalg.scaling import compute_dtype
+
+
+def check_number(name: str, value: Any, low: float, *, closed: bool) -> None:
+    """Raise `ValueError` unless ``value`` is traced, or finite and above ``low`` (``closed``: or equal)."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    number = float(value)
+    if not math.isfinite(number) or number < low or (number == low and not closed):
+        raise ValueError(f"{name} is {number}; expected a finite number {'>=' if closed else '>'} {low:g}")
+
+
+def check_positive_tree(name: str, tree: Any, message: str) -> None:
+    """Raise `ValueError` with ``message`` unless every leaf is traced, or positive and finite."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    if not leaves:
+        raise ValueError(f"{name} has no leaves; expected a number or a pytree of numbers")
+    for path, leaf in leaves:
+        if not isinstance(leaf, jax.core.Tracer) and not (float(leaf) > 0 and math.isfinite(float(leaf))):
+            raise ValueError(f"{message} ({name}{jax.tree_util.keystr(path)} is {leaf})")
+
+
+def check_weights(weights: Array | None) -> None:
+    """Raise `ValueError` unless the weights are None, traced, or probabilities up to 1e-6."""
+    if weights is None or isinstance(weights, jax.core.Tracer):
+        return
+    if jnp.ndim(weights) != 1 or not bool(jnp.all(weights >= 0)) or abs(float(jnp.sum(weights)) - 1) > 1e-6:
+        raise ValueError(
+            f"weights have shape {jnp.shape(weights)}, least {float(jnp.min(weights)):g} and sum "
+            f"{float(jnp.sum(weights)):g}; expected one axis, numbers >= 0 and sum 1"
+        )
+
+
+def check_particles(position: PyTree, momentum: PyTree, weights: Array | None, *prefixes: PyTree) -> None:
+    """Raise unless ``position`` is a pytree of stacked real matrices, and what goes with it fits."""
+    leaves = jax.tree_util.tree_flatten_with_path(position)[0]
+    if not leaves:
+        raise ValueError("position has no leaves; expected a pytree of matrices with particles on the leading axis")
+    count = None
+    for path, leaf in leaves:
+        name, shape = f"leaf position{jax.tree_util.keystr(path)}", jnp.shape(leaf)
+        compute_dtype(leaf, name)
+        if len(shape) < 3 or 0 in shape:
+            raise ValueError(f"{name} has shape {shape}; expected (N, ..., m, n) with no empty axis")
+        count = shape[0] if count is None else count
+        if shape[0] != count:
+            raise ValueError(f"{name} has {shape[0]} particles and the first leaf {count}; expected the same number")
+    if weights is not None and len(weights) != count:
+        raise ValueError(f"weights have length {len(weights)}; position has {count} particles")
+    if momentum is not None:
+        described = [jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), t) for t in (position, momentum)]
+        if described[0] != described[1]:
+            raise ValueError(f"momentum is {described[1]}; expected shapes and dtypes of position, {described[0]}")
+    for prefix in prefixes:
+        try:
+            jax.tree.broadcast(prefix, position)
+        except ValueError as error:
+            raise ValueError(f"eps or block_weights is no pytree prefix of a particle: {error}") from error
+
+
+def check_objective(objective: Any, position: PyTree) -> None:
+    """Raise `ValueError` unless the risk takes the mean of the features and returns one real number."""
+    particle = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), position)
+    try:
+        z = jax.eval_shape(objective.feature, particle)
+        value = jax.eval_shape(objective.risk, z)
+    except Exception as error:
+        raise ValueError(f"objective does not compose on a particle of {particle}: {error}") from error
+    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"risk of a field of {z} is {value}; expected one real number")

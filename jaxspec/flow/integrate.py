@@ -1,0 +1,143 @@
+"""A whole trajectory in one compiled program, with the energy ledger."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from jaxspec.flow.checks import check_number
+from jaxspec.flow.hamiltonian import Flow, LocalFlow, run_local
+from jaxspec.flow.state import FlowDiagnostics, FlowState
+from jaxspec.flow.steppers import Carry
+
+
+def integrate(
+    flow: Flow,
+    state: FlowState,
+    *,
+    dt: ArrayLike = 0.05,
+    num_steps: int,
+    save_every: int = 1,
+    donate: bool = False,
+) -> tuple[FlowState, FlowDiagnostics]:
+    """``num_steps`` steps of size ``dt``; differentiable, one compilation for all numbers.
+
+    Args:
+        flow: from `hamiltonian_flow`.
+        state: from ``flow.init``, or where another run ended.
+        dt: step, > 0.
+        num_steps: number of steps, >= 1.
+        save_every: steps between saved diagnostics; divides ``num_steps``. The ledger counts every step.
+        donate: reuse the buffers of ``state``, which is invalid afterwards.
+
+    Returns:
+        The last state, and diagnostics at the start and after every ``save_every`` steps.
+
+    Raises:
+        ValueError: ``dt <= 0``, or numbers of steps that do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxspec.flow import MeanFieldObjective, hamiltonian_flow
+        >>> linear = MeanFieldObjective(lambda x: x, lambda z: jnp.sum(z**2) / 2)
+        >>> flow = hamiltonian_flow(linear, eps=0.5)
+        >>> state, seen = integrate(flow, flow.init(jnp.ones((4, 2, 2))), dt=0.05, num_steps=20)
+        >>> bool(seen.hamiltonian[-1] < seen.hamiltonian[0]), seen.objective.shape
+        (True, (21,))
+    """
+    check_number("dt", dt, 0.0, closed=False)
+    if num_steps < 1 or save_every < 1 or num_steps % save_every:
+        raise ValueError(
+            f"num_steps is {num_steps} and save_every is {save_every}; expected numbers >= 1, the first a multiple"
+        )
+    run = _run_donated if donate else _run
+    return run((flow, jnp.asarray(dt, state.time.dtype)), state, num_steps, save_every)
+
+
+def field_path(flow: Flow, state: FlowState, *, dt: ArrayLike, num_steps: int) -> PyTree:
+    """The mean field ``z`` at the start and after every step.
+
+    Args:
+        flow: from `hamiltonian_flow`.
+        state: from ``flow.init``.
+        dt: step, > 0.
+        num_steps: number of steps.
+
+    Returns:
+        A pytree in H with a leading axis of ``num_steps + 1``.
+
+    Raises:
+        ValueError: ``dt <= 0`` or ``num_steps < 1``.
+    """
+    check_number("dt", dt, 0.0, closed=False)
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}; expected a number >= 1")
+    return _path(flow, state, jnp.asarray(dt, state.time.dtype), num_steps)
+
+
+def _trajectory(flow_and_step, state, num_steps, save_every):
+    flow, h = flow_and_step
+
+    def local(local: LocalFlow, state: FlowState, h):
+        carry = local.begin(state)
+        first = _energies(local, carry)
+
+        def step(pair, _):
+            carry, lost = pair
+            new = local.advance(carry, h)
+            return (new, lost + h * (carry.power + new.power) / 2), None
+
+        def stretch(pair, _):
+            carry, lost = pair
+            pair, _ = jax.lax.scan(step, (carry._replace(solved=jnp.array(True)), lost), None, length=save_every)
+            return pair, _diagnostics(local, *pair, first)
+
+        start = _diagnostics(local, carry, jnp.zeros_like(h), first)
+        (carry, _), saved = jax.lax.scan(stretch, (carry, jnp.zeros_like(h)), None, length=num_steps // save_every)
+        saved = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, saved)
+        return local.end(carry), saved
+
+    return run_local(flow, state, local, h, out_specs=lambda specs: (specs, PartitionSpec()))
+
+
+_run = eqx.filter_jit(_trajectory)
+_run_donated = eqx.filter_jit(_trajectory, donate="all-except-first")
+
+
+def _energies(local: LocalFlow, carry: Carry):
+    value, power = local.measure.total((carry.kinetic, carry.power))
+    return carry.objective, value, power
+
+
+def _diagnostics(local: LocalFlow, carry: Carry, lost: Float[Array, ""], first) -> FlowDiagnostics:
+    objective, value, power = _energies(local, carry)
+    hamiltonian = objective + value
+    squares = [jnp.sum(p * p, axis=(-2, -1)) for p in jax.tree.leaves(carry.state.momentum)]
+    largest = jnp.sqrt(jnp.max(jnp.stack([jnp.max(s) for s in squares])))
+    if local.axis is not None:
+        largest = jax.lax.pmax(largest, local.axis)
+    return FlowDiagnostics(
+        objective,
+        value,
+        hamiltonian,
+        power,
+        hamiltonian - first[0] - first[1] + local.measure.total(lost),
+        largest,
+        carry.solved & jnp.isfinite(hamiltonian) & jnp.isfinite(largest),
+    )
+
+
+@eqx.filter_jit
+def _path(flow, state, h, num_steps):
+    def local(local: LocalFlow, state: FlowState, h):
+        def step(carry, _):
+            carry = local.advance(carry, h)
+            return carry, carry.field
+
+        start = local.begin(state)
+        _, fields = jax.lax.scan(step, start, None, length=num_steps)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start.field, fields)
+
+    return run_local(flow, state, local, h, out_specs=lambda specs: PartitionSpec())
