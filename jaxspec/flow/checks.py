@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxspec.linalg.scaling import compute_dtype
@@ -33,10 +34,11 @@ def check_weights(weights: Array | None) -> None:
     """Raise `ValueError` unless the weights are None, traced, or probabilities up to 1e-6."""
     if weights is None or isinstance(weights, jax.core.Tracer):
         return
-    if jnp.ndim(weights) != 1 or not bool(jnp.all(weights >= 0)) or abs(float(jnp.sum(weights)) - 1) > 1e-6:
+    values = np.asarray(weights, np.float64)
+    if values.ndim != 1 or not np.all(values >= 0) or not abs(values.sum() - 1) <= 1e-6:
         raise ValueError(
-            f"weights have shape {jnp.shape(weights)}, least {float(jnp.min(weights)):g} and sum "
-            f"{float(jnp.sum(weights)):g}; expected one axis, numbers >= 0 and sum 1"
+            f"weights have shape {values.shape}, least {values.min(initial=np.inf):g} and sum {values.sum():g}; expected "
+            "one axis, numbers >= 0 and sum 1"
         )
 
 

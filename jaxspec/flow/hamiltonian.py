@@ -120,9 +120,9 @@ class LocalFlow(eqx.Module):
         """This device's share of ``K``."""
         return self.measure.partial(self.kinetic(momentum).value)
 
-    def mean_energy(self, momentum: PyTree) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """This device's shares of ``K`` and of the dissipation rate."""
-        energy = self.kinetic(momentum)
+    def mean_energy(self, momentum: PyTree, energy: Kinetic | None = None) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """This device's shares of ``K`` and of the dissipation rate, from ``energy`` if it is known."""
+        energy = self.kinetic(momentum) if energy is None else energy
         return self.measure.partial(energy.value), self.gamma * self.measure.partial(energy.power)
 
     def begin(self, state: FlowState) -> Carry:

@@ -48,7 +48,7 @@ def muon_step(flow: "LocalFlow", carry: Carry, h: ArrayLike) -> Carry:
     momentum = _damped_kick(flow, state.momentum, state.force, h)
     energy = flow.kinetic(momentum)
     position = _add(state.position, energy.velocity, h)
-    return _finish(flow, carry, position, momentum, h)
+    return _finish(flow, carry, position, momentum, h, flow.evaluate(position), energy=energy)
 
 
 def leapfrog_step(flow: "LocalFlow", carry: Carry, h: ArrayLike) -> Carry:
@@ -99,10 +99,9 @@ STEPS = {
 }
 
 
-def _finish(flow, carry, position, momentum, h, new: Evaluation | None = None, taken=None) -> Carry:
+def _finish(flow, carry, position, momentum, h, new: Evaluation, taken=None, energy=None) -> Carry:
     """The new carry; ``taken`` is the exact dissipation, by default the trapezoid of the power."""
-    new = flow.evaluate(position) if new is None else new
-    value, power = flow.mean_energy(momentum)
+    value, power = flow.mean_energy(momentum, energy)
     taken = h * (carry.power + power) / 2 if taken is None else taken
     old = carry.state
     state = FlowState(position, momentum, old.time + h, old.dissipated + taken, new.force)

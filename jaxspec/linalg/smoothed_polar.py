@@ -21,6 +21,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -249,8 +250,8 @@ def check_eps(eps: ArrayLike) -> None:
     """Raise `ValueError` unless ``eps`` is traced or positive and finite."""
     if isinstance(eps, jax.core.Tracer):
         return
-    values = jnp.asarray(eps)
-    if not bool(jnp.all((values > 0) & jnp.isfinite(values))):
+    values = np.asarray(eps)
+    if not np.all((values > 0) & np.isfinite(values)):
         raise ValueError(f"eps must be > 0; for the hard polar use jaxspec.linalg.polar (eps is {eps})")
 
 

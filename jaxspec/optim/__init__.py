@@ -5,6 +5,7 @@ from jaxspec.optim.kaon import kaon, scale_by_kaon
 from jaxspec.optim.layout import MatrixDims, qkv_dims
 from jaxspec.optim.muon import from_optax_muon_state, muon, scale_by_muon
 from jaxspec.optim.partition import matrix_partition, with_adam
+from jaxspec.optim.regularized import regularized_muon
 from jaxspec.optim.spectral import SpectralState, scale_by_spectral
 from jaxspec.optim.truncated import truncated_sgd
 
@@ -17,6 +18,7 @@ __all__ = [
     "matrix_partition",
     "muon",
     "qkv_dims",
+    "regularized_muon",
     "scale_by_freon",
     "scale_by_kaon",
     "scale_by_muon",

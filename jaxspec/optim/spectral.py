@@ -21,6 +21,7 @@ from jaxspec.optim.layout import DimsTree, LeafLayout, buckets, check_dtypes, st
 from jaxspec.optim.normalization import Normalizer, ShapeScale, normalizer, shape_factor
 
 MapFn = Callable[..., Array]
+Schedule = ArrayLike | Callable[[Array], ArrayLike]
 BucketFn = Callable[..., list[Array]]
 Normalize = Literal["rms", "dual", "spectral", "none"] | Normalizer
 ShapeScaleName = Literal["keller", "rms", "mup", "none"] | ShapeScale
@@ -44,7 +45,8 @@ class SpectralState(NamedTuple):
 def scale_by_spectral(
     map_fn: MapFn,
     *,
-    beta: ArrayLike = 0.95,
+    beta: Schedule = 0.95,
+    gain: Schedule | None = None,
     nesterov: bool = True,
     bias_correction: bool = True,
     normalize: Normalize = "rms",
@@ -65,7 +67,10 @@ def scale_by_spectral(
     Args:
         map_fn: the map ``F``: matrices ``(batch, m, n)``, ``m <= n``, to the same shape; with ``key``,
             ``map_fn(x, keys)`` with one key per matrix. Any function, `jaxspec.linalg.spectral_map` at heart or not.
-        beta: decay of the momentum, in [0, 1). May be traced.
+        beta: decay of the momentum, in [0, 1). May be traced, or a function of ``count``; then without bias correction,
+            whose denominator needs all earlier values.
+        gain: factor of the gradient in the momentum, a number or a function of ``count``; default ``1 - beta``. With
+            another gain no bias correction.
         nesterov: look one step ahead.
         bias_correction: divide by ``1 - beta^t`` as optax does. With Nesterov this changes the direction of the first
             steps, not only their size.
@@ -103,8 +108,10 @@ def scale_by_spectral(
         Array([[ 1.,  0.],
                [ 0., -1.]], dtype=float32)
     """
-    if not isinstance(beta, jax.core.Tracer) and not 0 <= beta < 1:
+    if not isinstance(beta, jax.core.Tracer) and not callable(beta) and not 0 <= beta < 1:
         raise ValueError(f"beta is {beta}; expected 0 <= beta < 1")
+    if bias_correction and (callable(beta) or gain is not None):
+        raise ValueError("bias_correction is True; expected False with a schedule for beta or a gain")
     impl = None if key is None else _key_impl(key)
     apply_map = matrix_function(map_fn, normalizer(normalize), mesh, axis)
     factor = shape_factor(shape_scale)
@@ -122,9 +129,12 @@ def scale_by_spectral(
         gradients, treedef = jax.tree.flatten(updates)
         old = treedef.flatten_up_to(state.mu)
         step = optax.safe_increment(state.count)
-        moments = [_moment(g, m, beta) for g, m in zip(gradients, old, strict=True)]
+        decay = beta(state.count) if callable(beta) else beta
+        factors = decay, _gain(gain, decay, state.count)
+        moments = [_moment(g, m, *factors) for g, m in zip(gradients, old, strict=True)]
         hats = [
-            _look_ahead(g, m, beta, step, nesterov, bias_correction) for g, m in zip(gradients, moments, strict=True)
+            _look_ahead(g, m, *factors, step, nesterov, bias_correction)
+            for g, m in zip(gradients, moments, strict=True)
         ]
         keys = None
         if key is not None:
@@ -271,15 +281,21 @@ def _divided(apply, mesh, axis):
     return divided
 
 
-def _moment(gradient, moment, beta):
+def _gain(gain, beta, count):
+    if gain is None:
+        return 1 - beta
+    return gain(count) if callable(gain) else gain
+
+
+def _moment(gradient, moment, beta, gain):
     dtype = compute_dtype(gradient, allow_complex=True)
     real = jnp.finfo(dtype).dtype
-    return jnp.asarray(beta, real) * moment.astype(dtype) + jnp.asarray(1 - beta, real) * gradient.astype(dtype)
+    return jnp.asarray(beta, real) * moment.astype(dtype) + jnp.asarray(gain, real) * gradient.astype(dtype)
 
 
-def _look_ahead(gradient, moment, beta, step, nesterov, bias_correction):
+def _look_ahead(gradient, moment, beta, gain, step, nesterov, bias_correction):
     real = jnp.finfo(moment.dtype).dtype
-    decay, gain = jnp.asarray(beta, real), jnp.asarray(1 - beta, real)
+    decay, gain = jnp.asarray(beta, real), jnp.asarray(gain, real)
 
     def corrected(x, t):
         return x / (1 - decay ** t.astype(real)) if bias_correction else x
