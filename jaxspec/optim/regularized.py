@@ -89,6 +89,8 @@ def regularized_muon(
     if eps_mode not in ("absolute", "relative"):
         raise ValueError(f"eps_mode is {eps_mode!r}; expected 'absolute' or 'relative'")
     decay = _decay(learning_rate, gamma, beta)
+    if form == "ema" and gamma is not None and not isinstance(gamma, jax.core.Tracer) and float(gamma) == 0:
+        raise ValueError("gamma is 0.0 and form is 'ema'; without friction only form='heavy_ball' moves")
     mapped = partial(_relative, eps=eps) if eps_mode == "relative" else partial(smoothed_polar, eps=eps)
     matrices = optax.chain(
         optax.identity() if particle_axis is None else _particle_gradients(particle_axis),
@@ -120,7 +122,9 @@ def _decay(learning_rate, gamma, beta):
     if callable(learning_rate):
         return lambda count: jnp.exp(-gamma * learning_rate(count))
     decay = jnp.exp(-gamma * jnp.asarray(learning_rate, float))
-    return decay if isinstance(decay, jax.core.Tracer) else float(decay)
+    if isinstance(decay, jax.core.Tracer):
+        return decay
+    return float(decay) if decay < 1 else lambda count: decay
 
 
 def _relative(x: Float[Array, "batch m n"], *, eps: ArrayLike) -> Float[Array, "batch m n"]:
