@@ -67,7 +67,7 @@ def solve_midpoint(
         residual, ravel_pytree(start)[0], _solve, lambda g, y: _krylov(g, y, 1e-12), has_aux=True
     )
     end = unravel(end)
-    return end, new_momentum(end), solved
+    return end, new_momentum(end), solved > 0
 
 
 def _discrete(flow, gradient, change, difference):
@@ -138,7 +138,7 @@ def _solve(residual, start):
     found, _ = jax.lax.while_loop(
         lambda carry: unfinished(_NEWTON_STEPS, 0.5)(carry[0]) & (carry[0].error > _ACCEPTED), newton, (found, last)
     )
-    return found.end, found.error <= _ACCEPTED
+    return found.end, (found.error <= _ACCEPTED).astype(start.dtype)  # a root's second output needs a tangent
 
 
 def _krylov(product, right, tol):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxspec.flow import hamiltonian_flow, integrate
@@ -30,5 +31,6 @@ def tanh_runs():
                     defect.append(defect[-1][-1] + seen.identity_defect[1:])
                     energies.append(seen.hamiltonian if not energies else seen.hamiltonian[1:])
                     solved = solved and bool(seen.converged.all())
-                runs[method, count] = state, jnp.concatenate(defect), jnp.concatenate(energies), solved, seen
+                found = state, jnp.concatenate(defect), jnp.concatenate(energies), solved, seen
+                runs[method, count] = jax.tree.map(np.asarray, found)
         return runs

@@ -81,7 +81,7 @@ def start(position, **options):
         (lambda: regularized_muon(0.1, 0.1, gamma=-1.0), ValueError, "gamma is -1.0"),
         (lambda: regularized_muon(0.1, 0.1, gamma=0.0), ValueError, "heavy_ball"),
         (lambda: regularized_muon(lambda t: 0.1, 0.1, gamma=1.0, bias_correction=True), ValueError, "bias_correction"),
-        (lambda: regularized_muon(0.1, 0.1, beta=0.5, eps_mode="auto"), ValueError, "eps_mode is 'auto'"),
+        (lambda: regularized_muon(0.1, 0.1, beta=0.5, eps_mode="auto"), (ValueError, TypeError), "eps_mode"),
         (lambda: regularized_muon(0.1, 0.1, beta=0.5, form="none"), (ValueError, TypeError), "form"),
         (lambda: scale_by_spectral(identity).init({"b": jnp.ones(3)}), ValueError, r"\['b'\] has shape \(3,\)"),
     ],
