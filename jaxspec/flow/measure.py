@@ -94,7 +94,7 @@ def divided(
 
     def put(x, spec):
         wanted = NamedSharding(mesh, spec)
-        return jax.sharding.reshard(x, wanted) if isinstance(x, jax.core.Tracer) else jax.device_put(x, wanted)
+        return jax.device_put(x, wanted) if isinstance(mesh, Mesh) else jax.sharding.reshard(x, wanted)
 
     def place_all(argument, spec):
         spec = jax.tree.broadcast(spec, argument, is_leaf=_is_spec)
