@@ -49,7 +49,9 @@ def polar_row(count: int, side: int) -> Row:
         Contestant(partial(smoothed_polar, stack.x, EPS, engine="gram_ns"), "gram_ns", quality=stack.quality),
         {
             "svd": Contestant(
-                partial(jax.jit(_svd_map), stack.x), "jax.numpy.linalg.svd, batched, and a product", quality=stack.quality
+                partial(jax.jit(_svd_map), stack.x),
+                "jax.numpy.linalg.svd, batched, and a product",
+                quality=stack.quality,
             )
         },
         aims=(faster("svd", 5),),
@@ -73,7 +75,9 @@ def products_row(count: int, side: int) -> Row:
 
     return Row(
         f"Smoothed polar factor, eps = 0.1 s_1, {count} matrices {side}×{side} float32, against its own products",
-        Contestant(partial(smoothed_polar, stack.x, EPS, engine="gram_ns"), f"gram_ns, {steps} steps", quality=stack.quality),
+        Contestant(
+            partial(smoothed_polar, stack.x, EPS, engine="gram_ns"), f"gram_ns, {steps} steps", quality=stack.quality
+        ),
         {"products": Contestant(partial(products, stack.x), f"{number} products in a row, nothing else")},
         aims=(at_most("products", 1 / 0.6),),
     )
@@ -97,7 +101,9 @@ def trajectory_row(method: str, steps: int, tolerances: dict[str, float]) -> Row
 
     solvers = {"tsit5": diffrax.Tsit5(), "dopri8": diffrax.Dopri8()}
     peers = {
-        name: Contestant(_diffrax(adaptive, start, solvers[name], tol), f"diffrax, rtol = atol = {tol:g}", quality=quality)
+        name: Contestant(
+            _diffrax(adaptive, start, solvers[name], tol), f"diffrax, rtol = atol = {tol:g}", quality=quality
+        )
         for name, tol in tolerances.items()
     }
     measured = f"{PARTICLES} particles of 3×4, float64, time {TIME:g}, at about equal error"

@@ -90,7 +90,11 @@ def claims(result: Result) -> list[Claim]:
         Claim.close_to("N particles are N^(-1/2) from their limit", spec, measured, -0.5, 0.06, quantity="slope"),
         Claim.close_to("N times the squared error is one constant", spec, level, 0.39, 0.11, quantity="N E^2"),
         Claim.close_to(
-            "The limit is that of two other quadratures", "specification, section 5", result.limit - (0.20266, 0.2133), 0, 2e-5
+            "The limit is that of two other quadratures",
+            "specification, section 5",
+            result.limit - (0.20266, 0.2133),
+            0,
+            2e-5,
         ),
     ]
 

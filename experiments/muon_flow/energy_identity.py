@@ -154,7 +154,12 @@ def claims(result: Result) -> list[Claim]:
         measured = orders(result.ledgers[:, place[name]])[:, -2:]
         found.append(
             Claim.close_to(
-                f"{name}: the exact ledger is off by the error of the scheme", SPEC, measured, order, 0.15, quantity="order"
+                f"{name}: the exact ledger is off by the error of the scheme",
+                SPEC,
+                measured,
+                order,
+                0.15,
+                quantity="order",
             )
         )
     implicit = place["discrete_gradient"]

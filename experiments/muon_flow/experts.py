@@ -24,7 +24,7 @@ SPEC = "specification, section 2.9 and E6"
 class Config:
     """Settings of the runs."""
 
-    seed: int = 31
+    seed: int = 37
     sequences: int = 16
     length: int = 6
     dim: int = 8
@@ -37,10 +37,10 @@ class Config:
     gamma: float = 2.0
     h: float = 0.02
     steps: int = 200
-    counts: tuple[int, ...] = (20, 40, 80)  # steps to time 1, for the order of the defect
+    counts: tuple[int, ...] = (20, 40, 80, 160)  # steps to time 1, for the order of the defect
     chaos_counts: tuple[int, ...] = (16, 32, 64, 128, 256)  # experts
     chaos_limit: int = 4096  # experts that stand for the limit
-    chaos_repeats: int = 6
+    chaos_repeats: int = 4
     chaos_steps: int = 20  # to time 1
     single: bool = False  # float32
 
@@ -116,13 +116,12 @@ def _run(config, progress):
 
 
 def _chaos(config, problem, flow, progress):
-    """Outputs at time 1 against those of many experts. Smaller systems have experts of weight 0: one compilation."""
+    """Outputs at time 1 against those of many experts. Padded with experts of weight 0 to two sizes: two compilations."""
     options = {"dt": 1 / config.chaos_steps, "num_steps": config.chaos_steps, "save_every": config.chaos_steps}
     many, *rest = jax.random.split(jax.random.fold_in(problem.key, 1), 1 + config.chaos_repeats)
     with progress.stage("the limit"):
         last, _ = integrate(flow, flow.init(problem.block.init(many, config.chaos_limit)), **options)
         limit = problem.block.output(mean_field(problem.objective, last.position), problem.tokens)
-    most = config.chaos_counts[-1]
 
     @eqx.filter_jit
     def distance(flow, position, weights):
@@ -131,11 +130,14 @@ def _chaos(config, problem, flow, progress):
         output = problem.block.output(mean_field(problem.objective, last.position, weights), problem.tokens)
         return jnp.mean((output - limit) ** 2)
 
-    squares = []
+    squares, middle = [], config.chaos_counts[len(config.chaos_counts) // 2]
     for key in progress.track("repeats", rest):
-        position = problem.block.init(key, most)
-        weights = [(jnp.arange(most) < count) / count for count in config.chaos_counts]
-        squares.append([float(distance(flow, position, w)) for w in weights])
+        row = []
+        for count in config.chaos_counts:
+            padded = config.chaos_counts[-1] if count > middle else middle
+            weights = (jnp.arange(padded) < count) / count
+            row.append(float(distance(flow, problem.block.init(jax.random.fold_in(key, count), padded), weights)))
+        squares.append(row)
     return np.sqrt(np.mean(squares, axis=0))
 
 
@@ -145,9 +147,26 @@ def claims(result: Result) -> list[Claim]:
         Claim.at_most(
             "The energy of all blocks falls in every step", PAPER, np.diff(result.hamiltonian), 0.0, quantity="max dH"
         ),
-        Claim.at_most("The student learns the teacher in 200 steps", SPEC, result.objective[200:201], 1e-2, quantity="J"),
+        Claim.at_most(
+            "The student learns the teacher in 200 steps", SPEC, result.objective[200:201], 1e-2, quantity="J"
+        ),
         Claim.close_to(
-            "The identity's defect is of order 2", SPEC, orders(result.defects), 2.0, 0.3, quantity="observed order"
+            "The identity's defect is of order 2 from 40 steps a unit of time on",
+            SPEC,
+            orders(result.defects[1:]),
+            2.0,
+            0.3,
+            quantity="observed order",
+        ),
+        Claim.close_to(
+            "and from 20 steps on",
+            SPEC,
+            orders(result.defects[:2]),
+            2.0,
+            0.3,
+            quantity="observed order",
+            known_not_to_hold="1.5 to 1.8 over seven seeds: at rest the momenta need a time of about eps / |G| = 0.02 to "
+            "outgrow eps, and a step of 0.05 jumps over it",
         ),
         Claim.close_to(
             "Outputs of N experts are about N^(-1/2) from their limit",

@@ -30,9 +30,7 @@ class ChaosResult(NamedTuple):
     time: Float[Array, ""]
 
 
-def coupling_error(
-    flow: Flow, position: PyTree, reference: PyTree, *, dt: ArrayLike, num_steps: int
-) -> ChaosResult:
+def coupling_error(flow: Flow, position: PyTree, reference: PyTree, *, dt: ArrayLike, num_steps: int) -> ChaosResult:
     """Distance of N interacting particles from independent copies that start in the same places, at rest.
 
     Both run by leapfrog; the copies take the field of every kick from ``reference``, so that the copies' error of

@@ -256,7 +256,9 @@ def run_local(flow: Flow, state: FlowState, function: Any, *numbers: Array, out_
     if place is None:
         return function(LocalFlow(flow), state, *numbers)
     if flow.method == "discrete_gradient":
-        raise ValueError("method 'discrete_gradient' solves for all particles at once and cannot be divided over a mesh")
+        raise ValueError(
+            "method 'discrete_gradient' solves for all particles at once and cannot be divided over a mesh"
+        )
     axis = place[1]
     divide, copy = PartitionSpec(axis), PartitionSpec()
     state_specs = FlowState(divide, divide, copy, copy, divide)

@@ -64,9 +64,7 @@ def solve_midpoint(
 
     half = jax.tree.map(lambda p, g: p - h / 2 * g, momentum, force)
     start = jax.tree.map(lambda x, v: x + h * v, position, flow.kinetic(half).velocity)
-    end, solved = jax.lax.custom_root(
-        residual, ravel_pytree(start)[0], _solve, _dense_solve, has_aux=True
-    )
+    end, solved = jax.lax.custom_root(residual, ravel_pytree(start)[0], _solve, _dense_solve, has_aux=True)
     end = unravel(end)
     return end, new_momentum(end), solved > 0
 

@@ -67,7 +67,12 @@ def placement(tree: PyTree) -> tuple[Mesh, str] | None:
     for leaf in jax.tree.leaves(tree):
         sharding = jax.typeof(leaf).sharding
         first = sharding.spec[0] if sharding.mesh.explicit_axes and len(sharding.spec) else None
-        found.append(None if first is None else (sharding.mesh, first))
+        if first is None:
+            found.append(None)
+            continue
+        # Outside jit the type knows the names of the axes only; the array knows its devices.
+        mesh = sharding.mesh if isinstance(leaf, jax.core.Tracer) else leaf.sharding.mesh
+        found.append((mesh, first))
     if any(place != found[0] for place in found):
         raise ValueError(f"leaves of position lie differently: {found}; expected all particles on one mesh axis")
     if found[0] is not None and not isinstance(found[0][1], str):
@@ -102,9 +107,7 @@ def divided(
 
     arguments = tuple(place_all(a, s) for a, s in zip(arguments, specs, strict=True))
     # Loops inside start from constants, which the check of varying axes would refuse.
-    run = jax.shard_map(
-        function, mesh=mesh, in_specs=specs, out_specs=out_specs, axis_names={axis}, check_vma=False
-    )
+    run = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out_specs, axis_names={axis}, check_vma=False)
     return run(*arguments)
 
 

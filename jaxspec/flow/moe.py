@@ -52,7 +52,15 @@ class SmoothMoEBlock(eqx.Module):
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Shapes of an expert's matrices."""
         d, k, hidden = self.dim, self.key_dim, self.hidden
-        return {"wq": (d, k), "wk": (d, k), "wv": (d, d), "wo": (d, d), "w1": (d, hidden), "w2": (hidden, d), "r": (d, 1)}
+        return {
+            "wq": (d, k),
+            "wk": (d, k),
+            "wv": (d, d),
+            "wo": (d, d),
+            "w1": (d, hidden),
+            "w2": (hidden, d),
+            "r": (d, 1),
+        }
 
     def init(self, key: Array, count: int) -> dict[str, Float[Array, "count rows columns"]]:
         """Experts with normal entries of variance ``1 / rows``.

@@ -137,7 +137,9 @@ def field(objective: MeanFieldObjective, position: PyTree, measure: Measure, chu
     if chunk_size is None or chunk_size >= count:
         return measure.mean(jax.vmap(objective.feature)(position))
     shares = [
-        jax.lax.scan(lambda total, part: (_plus(total, _share(objective, part)), None), _zero(objective, chunks), chunks)
+        jax.lax.scan(
+            lambda total, part: (_plus(total, _share(objective, part)), None), _zero(objective, chunks), chunks
+        )
         for chunks in _chunks(position, measure, chunk_size, count)
     ]
     return measure.total(jax.tree.map(lambda *parts: sum(parts), *(total for total, _ in shares)))

@@ -30,9 +30,7 @@ class RateFit(NamedTuple):
     num_points: int
 
 
-def fit_exponential_rate(
-    time: ArrayLike, values: ArrayLike, *, low: float = 1e-22, high_frac: float = 1e-4
-) -> RateFit:
+def fit_exponential_rate(time: ArrayLike, values: ArrayLike, *, low: float = 1e-22, high_frac: float = 1e-4) -> RateFit:
     """Fit the exponential tail ``low < values < high_frac values[0]``, on the host in float64.
 
     Args:

@@ -140,9 +140,7 @@ def auto_pair(method: Method, x: Float[Array, "*batch r k"], eps: Float[Array, "
         x = _kept_promise(method, x, eps / _norm(x, eps))
         return (fast if method.max_cond <= 1 / _SAFE_FLOOR[bits] else safe)(method, x, eps)
     low = _lowest(eps / _norm(x, eps))
-    return lax.cond(
-        low >= _SAFE_FLOOR[bits], functools.partial(fast, method), functools.partial(safe, method), x, eps
-    )
+    return lax.cond(low >= _SAFE_FLOOR[bits], functools.partial(fast, method), functools.partial(safe, method), x, eps)
 
 
 BODIES: dict[str, Callable[..., Pair]] = {

@@ -107,7 +107,11 @@ def limits_result(worse):
     differences = np.array([0.1, 0.05, 0.02]) if not worse else np.array([0.1, 0.02, 0.05])
     errors = np.array([0.2, 0.1, 0.05]) if not worse else np.array([0.2, 0.2, 0.2])
     return load("limits").Result(
-        np.array([0.1, 0.03, 0.01, 0.003]), differences, np.asarray(0.5 if worse else 0.99), np.array([10, 20, 40]), errors
+        np.array([0.1, 0.03, 0.01, 0.003]),
+        differences,
+        np.asarray(0.5 if worse else 0.99),
+        np.array([10, 20, 40]),
+        errors,
     )
 
 

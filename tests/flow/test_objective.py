@@ -10,8 +10,6 @@ from jaxspec.flow.measure import Measure
 from jaxspec.flow.objective import evaluate
 from tests.flow.problems import particles, tanh_problem
 
-OBJECTIVE = None
-
 
 @pytest.fixture
 def objective(x64):
@@ -28,7 +26,9 @@ def test_the_force_is_the_gradient_over_the_weight(objective):
     expected = jax.grad(loss)(x, weights) / weights[:, None, None]
     np.testing.assert_allclose(force(objective, x, weights), expected, atol=1e-14)
     np.testing.assert_allclose(force(objective, x), 5 * jax.grad(loss)(x, jnp.full(5, 0.2)), atol=1e-14)
-    np.testing.assert_allclose(mean_field(objective, x, weights)[0, 0], weights @ jax.vmap(objective.feature)(x)[:, 0, 0])
+    np.testing.assert_allclose(
+        mean_field(objective, x, weights)[0, 0], weights @ jax.vmap(objective.feature)(x)[:, 0, 0]
+    )
 
 
 def test_duplicates_permutations_and_merged_particles(objective):
@@ -93,14 +93,12 @@ for weights in (None, jnp.arange(1.0, 17) / 136):
     same(mean_field(objective, divided, weights), mean_field(objective, x, weights), 1e-15)
 
 flow = hamiltonian_flow(objective, eps=0.05)
-# z in every step, the diagnostics at the start and at the end, the ledger: nothing but sums, and no polar factor waits.
+# In a step z alone; the sums of the diagnostics and of the ledger stand before and after the loop.
 state = flow.init(divided)
 text = jax.jit(lambda s: integrate(flow, s, dt=0.05, num_steps=6, save_every=6)).lower(state).compile().as_text()
 assert set(re.findall(COLLECTIVES, text)) == {"all-reduce"}
-bodies = [part for part in text.split("\\n\\n") if re.search(COLLECTIVES, part)]
-loops = [part for part in bodies if "ENTRY" not in part]
-assert [len(re.findall(COLLECTIVES, part)) for part in loops if "erf" in part or len(loops) == 1] in ([1], [2, 1], [1, 2]), [
-    (part[:60], re.findall(COLLECTIVES, part)) for part in bodies]
+loops = [part for part in text.split("\\n\\n") if "ENTRY" not in part]
+assert [name for part in loops for name in re.findall(COLLECTIVES, part)] == ["all-reduce"], "more than z in a step"
 one, seen_one = integrate(flow, flow.init(x), dt=0.05, num_steps=6, save_every=2)
 many, seen_many = integrate(flow, state, dt=0.05, num_steps=6, save_every=2)
 same(many, one, 1e-13)

@@ -105,9 +105,7 @@ def test_derivatives_at_extreme_scales_in_float32(exponent):
     scale = 10.0**exponent
     p, v = POINTS["generic"].astype(np.float32), np.random.default_rng(4).standard_normal((3, 4)).astype(np.float32)
     expected = scipy_hvp(p.astype(float), v.astype(float), 0.4)
-    _, tangent = jax.jvp(
-        lambda p: smoothed_polar(p, 0.4 * scale), (jnp.asarray(p * scale),), (jnp.asarray(v * scale),)
-    )
+    _, tangent = jax.jvp(lambda p: smoothed_polar(p, 0.4 * scale), (jnp.asarray(p * scale),), (jnp.asarray(v * scale),))
     np.testing.assert_allclose(tangent, expected, atol=1e-5)
     closed = smoothed_polar_hvp(jnp.asarray(p * scale), jnp.asarray(v * scale), 0.4 * scale)
     np.testing.assert_allclose(closed, expected, atol=1e-5)

@@ -23,7 +23,9 @@ def test_stacked_experts_are_mapped_one_by_one():
     each = jax.vmap(jax.vmap(lambda g: one_update(tx, g)))(g)
     np.testing.assert_allclose(stacked, each, atol=1e-6)
     np.testing.assert_allclose(stacked, -0.5 * smoothed_polar(g, 0.1), atol=1e-6)
-    other = one_update(regularized_muon(0.5, 0.1, beta=0.0, dimension_numbers=MatrixDims(0, 1)), jnp.moveaxis(g, (2, 3), (0, 1)))
+    other = one_update(
+        regularized_muon(0.5, 0.1, beta=0.0, dimension_numbers=MatrixDims(0, 1)), jnp.moveaxis(g, (2, 3), (0, 1))
+    )
     np.testing.assert_allclose(jnp.moveaxis(other, (0, 1), (2, 3)), stacked, atol=1e-6)
 
 
@@ -50,7 +52,7 @@ def test_relative_floors_decay_and_shape_factors():
     floor = 0.2 * jnp.linalg.norm(g) / 3**0.5
     np.testing.assert_allclose(relative, -spectral_power(g, 0.5, eps=float(floor), scale=1.0, engine="svd"), atol=2e-3)
     tall = one_update(regularized_muon(1.0, 0.2, beta=0.0, shape_scale="keller", weight_decay=0.1), g, 10 * g)
-    np.testing.assert_allclose(tall, -(5 / 3) ** 0.5 * smoothed_polar(g, 0.2) - g, atol=1e-5)
+    np.testing.assert_allclose(tall, -((5 / 3) ** 0.5) * smoothed_polar(g, 0.2) - g, atol=1e-5)
 
 
 def test_bias_correction_and_nesterov():
