@@ -116,7 +116,7 @@ def _run(config, progress):
 
 
 def _chaos(config, problem, flow, progress):
-    """Outputs at time 1 against those of many experts. Padded with experts of weight 0 to two sizes: two compilations."""
+    """Outputs at time 1 against those of many experts; experts of weight 0 pad to two sizes."""
     options = {"dt": 1 / config.chaos_steps, "num_steps": config.chaos_steps, "save_every": config.chaos_steps}
     many, *rest = jax.random.split(jax.random.fold_in(problem.key, 1), 1 + config.chaos_repeats)
     with progress.stage("the limit"):
@@ -147,9 +147,7 @@ def claims(result: Result) -> list[Claim]:
         Claim.at_most(
             "The energy of all blocks falls in every step", PAPER, np.diff(result.hamiltonian), 0.0, quantity="max dH"
         ),
-        Claim.at_most(
-            "The student learns the teacher in 200 steps", SPEC, result.objective[200:201], 1e-2, quantity="J"
-        ),
+        Claim.at_most("The student learns in 200 steps", SPEC, result.objective[200:201], 1e-2, quantity="J"),
         Claim.close_to(
             "The identity's defect is of order 2 from 40 steps a unit of time on",
             SPEC,
@@ -165,7 +163,7 @@ def claims(result: Result) -> list[Claim]:
             2.0,
             0.3,
             quantity="observed order",
-            known_not_to_hold="1.5 to 1.8 over seven seeds: at rest the momenta need a time of about eps / |G| = 0.02 to "
+            known_not_to_hold="1.5 to 1.8 over eight seeds: from rest the momenta need a time of about eps / |G| to "
             "outgrow eps, and a step of 0.05 jumps over it",
         ),
         Claim.close_to(

@@ -37,8 +37,8 @@ def check_weights(weights: Array | None) -> None:
     values = np.asarray(weights, np.float64)
     if values.ndim != 1 or not np.all(values >= 0) or not abs(values.sum() - 1) <= 1e-6:
         raise ValueError(
-            f"weights have shape {values.shape}, least {values.min(initial=np.inf):g} and sum {values.sum():g}; expected "
-            "one axis, numbers >= 0 and sum 1"
+            f"weights have shape {values.shape}, least {values.min(initial=np.inf):g} and sum {values.sum():g}; "
+            "expected one axis, numbers >= 0 and sum 1"
         )
 
 

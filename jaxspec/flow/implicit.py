@@ -46,7 +46,7 @@ def solve_midpoint(
         ``(X+, P+, solved)``. Derivatives are those of the solution, by the implicit function theorem, from the dense
         Jacobian of the step: for particles with thousands of entries in all, not millions.
     """
-    flat, unravel = ravel_pytree(position)
+    _, unravel = ravel_pytree(position)
     energy = flow.mean_kinetic(momentum)
 
     def new_momentum(end):

@@ -1,7 +1,7 @@
 r"""Exponential rates: fitted to a trajectory, and certified from constants of the objective.
 
-Constants: ``mu`` with ``E_w |G|^2 >= 2 mu (J - J*)``, ``L`` of the gradient in the weighted metric, ``B`` a bound of the
-largest singular value of the momentum, ``s_B = (B^2 + eps^2)^(1/2)``.
+Constants: ``mu`` with ``E_w |G|^2 >= 2 mu (J - J*)``, ``L`` of the gradient in the weighted metric, ``B`` a bound of
+the largest singular value of the momentum, ``s_B = (B^2 + eps^2)^(1/2)``.
 """
 
 from typing import NamedTuple

@@ -1,6 +1,6 @@
 r"""One step of every method, from exact substeps: friction ``P <- e^(-gamma t) P``, kick ``P <- P - t G``, drift.
 
-Friction and a constant force together integrate to ``e^(-gamma h) P - c(h) G`` with ``c(h) = (1 - e^(-gamma h)) / gamma``.
+Friction and a constant force together integrate to ``e^(-gamma h) P - c(h) G``, ``c(h) = (1 - e^(-gamma h)) / gamma``.
 Reference: Hairer, Lubich & Wanner, "Geometric Numerical Integration" (2006); Suzuki, Phys. Lett. A 146 (1990), for the
 composition of order four.
 """

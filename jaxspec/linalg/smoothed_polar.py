@@ -408,11 +408,10 @@ def _closed_hvp(p, v, eps):
 
 @_closed_hvp.defjvp
 def _closed_hvp_jvp(primals, tangents):
-    (p, v, eps), (dp, dv, deps) = primals, tangents
     method = Method("svd", None, _HIGHEST, False)
 
     def derivative(p, v, eps):
         return jax.jvp(lambda p: _pair(method, p, eps)[0], (p,), (v,))[1]
 
     tangent = jax.jvp(derivative, primals, tangents)[1]
-    return _closed_hvp(p, v, eps), tangent
+    return _closed_hvp(*primals), tangent

@@ -158,21 +158,23 @@ def spectral_power(
         return x
     known_eps = float(eps) if _is_number(eps) else None
     free_scale = not isinstance(scale, str)
-    absolute = free_scale and known_eps != 0 and engine == "auto" and schedule is None and not gram
-    if absolute and _is_number(c) and c == 0.5 and working == compute_dtype(x, allow_complex=True):
-        if tol >= _SMOOTHED_TOL and not jnp.issubdtype(working, jnp.complexfloating):
-            return smoothed_polar(x, jnp.asarray(eps) * jnp.asarray(scale), precision=precision)
+    plain = engine == "auto" and schedule is None and not gram and tol >= _SMOOTHED_TOL and dtype is None
+    real = working in (jnp.float32, jnp.float64)
+    if free_scale and known_eps != 0 and plain and real and _is_number(c) and c == 0.5:
+        return smoothed_polar(x, jnp.asarray(eps) * jnp.asarray(scale), precision=precision)
     if not _is_number(c):
         if engine not in ("svd", "eigh"):
             raise ValueError(f"c is an array; engine {engine!r} needs a Python number, svd and eigh do not")
         found = Plan(engine)
     else:
         rows, columns = sorted(x.shape[-2:])
-        real = str(jnp.zeros((), working).real.dtype)
+        floating = str(jnp.zeros((), working).real.dtype)
         quintics = schedule if schedule is None or isinstance(schedule, str) else _quintics(schedule)
         # A floor in other units than sigma is a fraction of it that only the data know.
         fraction = known_eps if not free_scale or known_eps == 0 else None
-        request = Request(float(c), fraction, float(lower), float(tol), rows, columns, real, quintics, gram, free_scale)
+        request = Request(
+            float(c), fraction, float(lower), float(tol), rows, columns, floating, quintics, gram, free_scale
+        )
         found = plan(engine, request)
         if found.engine in ("svd", "eigh") and c > 0.5 and known_eps == 0:
             warnings.warn(

@@ -121,5 +121,5 @@ def test_the_limit_of_small_floors_is_the_polar_factor(x64):
 
 
 def test_directions_of_another_shape_are_refused():
-    with pytest.raises((ValueError, TypeError), match="'v'|v has shape"):
+    with pytest.raises((ValueError, TypeError), match=r"'v'|v has shape"):
         smoothed_polar_hvp(jnp.eye(3), jnp.ones((3, 2)), 0.1)
