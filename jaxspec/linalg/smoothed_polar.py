@@ -27,6 +27,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxspec.linalg import decompositions
+from jaxspec.linalg.gram_root import gram_root, gram_tangent, lyapunov, product, solve
 from jaxspec.linalg.normalisation import wide
 from jaxspec.linalg.scaling import batch_first, compute_dtype, power_of_two_scale
 from jaxspec.linalg.smoothed_engines import BODIES, POLAR_ENGINES, Method
@@ -321,70 +322,10 @@ def _pair_jvp(method, primals, tangents):
     given = _normalised(p, eps)
     dx, image = (dp.mT, y.mT) if given.tall else (dp, y)
     dx, deps = dx / given.scale, deps[..., None, None] / given.scale
-    root = _root(given.x, given.eps)
-    droot = _lyapunov(root, _gram_tangent(given.x, given.eps, dx, deps))
-    dy = _solve(root, dx - _product(droot, image))
+    root = gram_root(given.x, given.eps)
+    droot = lyapunov(root, gram_tangent(given.x, given.eps, dx, deps))
+    dy = solve(root, dx - product(droot, image))
     return (y, value), ((dy.mT if given.tall else dy), dvalue)
-
-
-class _Root(NamedTuple):
-    """``A`` and its eigenvectors and eigenvalues. Every rule below differentiates through ``A`` alone."""
-
-    a: Array
-    vectors: Array
-    values: Array
-
-
-def _product(a, b):
-    return jnp.matmul(a, b, precision=_HIGHEST)
-
-
-def _gram_tangent(x, eps, dx, deps):
-    half = _product(dx, x.mT)
-    return half + half.mT + 2 * eps * deps * jnp.eye(x.shape[-2], dtype=x.dtype)
-
-
-@jax.custom_jvp
-def _root(x, eps):
-    # From the singular values of x: squaring would cost (s_1/eps)^2 units of rounding instead of s_1/eps.
-    u, s, _ = decompositions.svd(x)
-    h = jnp.hypot(s, eps[..., 0])
-    return _Root(_product(u * h[..., None, :], u.mT), u, h)
-
-
-@_root.defjvp
-def _root_jvp(primals, tangents):
-    root = _root(*primals)
-    da = _lyapunov(root, _gram_tangent(*primals, *tangents))
-    return root, _Root(da, jnp.zeros_like(root.vectors), jnp.zeros_like(root.values))
-
-
-@jax.custom_jvp
-def _lyapunov(root, c):
-    """``X`` with ``A X + X A = C``."""
-    u, h = root.vectors, root.values
-    core = _product(u.mT, _product(c, u)) / (h[..., :, None] + h[..., None, :])
-    return _product(u, _product(core, u.mT))
-
-
-@_lyapunov.defjvp
-def _lyapunov_jvp(primals, tangents):
-    (root, _), (droot, dc) = primals, tangents
-    x = _lyapunov(*primals)
-    return x, _lyapunov(root, dc - _product(droot.a, x) - _product(x, droot.a))
-
-
-@jax.custom_jvp
-def _solve(root, c):
-    """``A^(-1) C``."""
-    return _product(root.vectors, _product(root.vectors.mT, c) / root.values[..., :, None])
-
-
-@_solve.defjvp
-def _solve_jvp(primals, tangents):
-    (root, _), (droot, dc) = primals, tangents
-    x = _solve(*primals)
-    return x, _solve(root, dc - _product(droot.a, x))
 
 
 @jax.custom_jvp
@@ -395,14 +336,14 @@ def _closed_hvp(p, v, eps):
     e = given.eps
     h = jnp.hypot(s, e[..., 0])
     hi, hj = h[..., :, None], h[..., None, :]
-    left = _product(u.mT, direction)
-    core = _product(left, vt.mT)
+    left = product(u.mT, direction)
+    core = product(left, vt.mT)
     # Each quotient in factors that neither overflow nor vanish: eps may be tiny beside s.
     q = (e / hi) * (e / hj) + 1 + (s[..., :, None] / hi) * (s[..., None, :] / hj)
     symmetric = (e / hi) * (e / hj) * (1 / hi + 1 / hj) / q
     skew = q / (hi + hj)
     inside = symmetric * (core + core.mT) / 2 + skew * (core - core.mT) / 2
-    out = _product(u, _product(inside, vt) + (left - _product(core, vt)) / hi)
+    out = product(u, product(inside, vt) + (left - product(core, vt)) / hi)
     return out.mT if given.tall else out
 
 

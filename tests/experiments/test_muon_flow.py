@@ -98,8 +98,8 @@ def chaos_result(worse):
 
 
 def constant_rate_result(worse):
-    final = np.array([1e-8, 1e-3, 1e-3, 1e-12])
-    losses = np.ones((1, 4, 3)) * (final[::-1] if worse else final)[None, :, None]
+    final = np.array([1e-3, 1e-8, 1e-8, 1e-2]) if worse else np.array([1e-8, 1e-3, 1e-3, 1e-12])
+    losses = np.ones((1, 4, 3)) * final[None, :, None]
     return load("constant_rate").Result(np.array([0.02]), losses)
 
 
