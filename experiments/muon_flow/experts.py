@@ -40,8 +40,8 @@ class Config:
     counts: tuple[int, ...] = (20, 40, 80, 160)  # steps to time 1, for the order of the defect
     chaos_counts: tuple[int, ...] = (16, 32, 64, 128, 256)  # experts
     chaos_limit: int = 4096  # experts that stand for the limit
-    chaos_repeats: int = 4
-    chaos_steps: int = 20  # to time 1
+    chaos_repeats: int = 3
+    chaos_steps: int = 10  # to time 1
     single: bool = False  # float32
 
 

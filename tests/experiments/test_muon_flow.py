@@ -14,7 +14,7 @@ from experiments.runner.progress import Silent
 
 TINY_EXPERTS = {"sequences": 2, "length": 2, "dim": 2, "key_dim": 2, "hidden": 2, "teachers": 2, "experts": 4}
 SMALL = {
-    "energy_identity": {"particles": 2, "points": 4, "counts": (4, 8, 16), "shown": 8, "time": 1.0},
+    "energy_identity": {"particles": 2, "points": 4, "counts": (2, 4, 8), "shown": 4, "time": 1.0},
     "rising_objective": {"eps": (0.1, 1.0), "gamma": (0.5, 4.0), "steps": 200, "starts": 2, "portrait_steps": 10},
     "exponential": {"particles": 4, "eps": (0.1,), "gamma": (0.5,), "time": 5.0, "discrete_steps": 100},
     "chaos": {"order": 3, "time": 0.2, "counts": (4, 8), "repeats": 4, "total": 8},

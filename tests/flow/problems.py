@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxspec.flow import MeanFieldObjective
+from jaxspec.flow import MeanFieldObjective, hamiltonian_flow
 
 TARGET = np.array([[1.0, 2], [-1, 0.5], [0.3, -2]])
 
@@ -34,3 +34,8 @@ def distance(z):
 
 
 QUADRATIC, TO_TARGET = MeanFieldObjective(identity, squares), MeanFieldObjective(identity, distance)
+
+
+def quick_flow(objective, **options):
+    """A flow whose polar factor compiles in a moment: its engines have tests of their own."""
+    return hamiltonian_flow(objective, polar_engine="svd", **options)

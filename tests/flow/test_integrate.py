@@ -11,17 +11,16 @@ from jaxspec.flow import (
     coupling_error,
     field_path,
     gauss_hermite_particles,
-    hamiltonian_flow,
     integrate,
 )
 from jaxspec.flow.integrate import _run
-from tests.flow.problems import QUADRATIC, TARGET, TO_TARGET, particles
+from tests.flow.problems import QUADRATIC, TARGET, TO_TARGET, particles, quick_flow
 
 SHORT = {"dt": 0.1, "num_steps": 4}
 
 
 def final_energy(numbers, method="leapfrog"):
-    flow = hamiltonian_flow(QUADRATIC, eps=numbers[0], gamma=numbers[1], method=method, polar_engine="svd")
+    flow = quick_flow(QUADRATIC, eps=numbers[0], gamma=numbers[1], method=method)
     x = numbers[2] * jnp.asarray(particles(2, 2, 2))
     return integrate(flow, flow.init(x), dt=numbers[3], num_steps=3)[1].hamiltonian[-1]
 
@@ -38,24 +37,24 @@ def test_gradients_in_every_number(x64, method):
 
 
 def test_sweeps_are_vmapped_and_nothing_recompiles(x64):
-    flow = hamiltonian_flow(QUADRATIC, eps=0.3)
+    flow = quick_flow(QUADRATIC, eps=0.3)
     x = jnp.asarray(particles(2, 2, 2))
 
     def run(eps):
-        flow = hamiltonian_flow(QUADRATIC, eps=eps)
+        flow = quick_flow(QUADRATIC, eps=eps)
         return integrate(flow, flow.init(x), **SHORT)[1].hamiltonian
 
     many = jax.vmap(run)(jnp.array([0.3, 0.6]))
     np.testing.assert_allclose(many[0], integrate(flow, flow.init(x), **SHORT)[1].hamiltonian, atol=1e-14)
     compiled = _run._cached._cache_size()
     for eps, dt in ((0.5, 0.2), (0.7, 0.3)):
-        other = hamiltonian_flow(QUADRATIC, eps=eps, gamma=2 * eps)
+        other = quick_flow(QUADRATIC, eps=eps, gamma=2 * eps)
         integrate(other, other.init(2 * x), dt=dt, num_steps=4)
     assert _run._cached._cache_size() == compiled
 
 
 def test_saving_less_keeps_the_ledger_and_runs_resume(x64):
-    flow = hamiltonian_flow(QUADRATIC, eps=0.3, method="leapfrog_split")
+    flow = quick_flow(QUADRATIC, eps=0.3, method="leapfrog_split")
     start = flow.init(jnp.asarray(particles(3, 2, 3)))
     last, every = integrate(flow, start, **SHORT)
     _, few = integrate(flow, start, save_every=2, **SHORT)
@@ -73,7 +72,7 @@ def test_saving_less_keeps_the_ledger_and_runs_resume(x64):
 
 
 def test_a_donated_state_is_gone():
-    flow = hamiltonian_flow(QUADRATIC)
+    flow = quick_flow(QUADRATIC)
     state = flow.init(jnp.asarray(particles(2, 2, 2), jnp.float32))
     kept, _ = integrate(flow, state, **SHORT)
     given, _ = integrate(flow, jax.tree.map(jnp.copy, state), donate=True, **SHORT)
@@ -84,7 +83,7 @@ def test_a_donated_state_is_gone():
 
 
 def test_float32_particles_stay_float32(x64):
-    flow = hamiltonian_flow(QUADRATIC, eps=0.3)
+    flow = quick_flow(QUADRATIC, eps=0.3)
     last, seen = integrate(flow, flow.init(jnp.asarray(particles(2, 2, 2), jnp.float32)), **SHORT)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves((last, seen.objective))} == {"float32"}
 
@@ -101,11 +100,11 @@ def test_blocks_have_their_own_floor_and_weight(x64):
     objective = MeanFieldObjective(two_blocks, to_one)
     x = {"a": jnp.asarray(particles(3, 2, 2)), "b": jnp.asarray(particles(3, 2, 2) + 0.5)}
     eps, weights = {"a": 0.2, "b": 0.7}, {"a": 1.0, "b": 2.0}
-    flow = hamiltonian_flow(objective, eps=eps, block_weights=weights, method="discrete_gradient")
+    flow = quick_flow(objective, eps=eps, block_weights=weights, method="discrete_gradient")
     state = flow.init(x, momentum=jax.tree.map(lambda a: a / 3, x))
     velocity, _ = flow.vector_field(0.0, (state.position, state.momentum))
     for key in x:
-        alone = hamiltonian_flow(QUADRATIC, eps=eps[key]).vector_field(0.0, (x[key], x[key] / 3))[0]
+        alone = quick_flow(QUADRATIC, eps=eps[key]).vector_field(0.0, (x[key], x[key] / 3))[0]
         np.testing.assert_allclose(velocity[key], weights[key] * alone, atol=1e-15)
     last, seen = integrate(flow, state, dt=0.1, num_steps=4)
     np.testing.assert_allclose(seen.hamiltonian[-1] + last.dissipated, seen.hamiltonian[0], atol=1e-14)
@@ -113,7 +112,7 @@ def test_blocks_have_their_own_floor_and_weight(x64):
 
 
 def test_linear_particles_move_like_their_mean(x64):
-    flow = hamiltonian_flow(TO_TARGET, eps=0.2)
+    flow = quick_flow(TO_TARGET, eps=0.2)
     x = jnp.asarray(particles(5, 3, 2))
     many, _ = integrate(flow, flow.init(x), dt=0.1, num_steps=20)
     mean = jnp.mean(x, axis=0, keepdims=True)
@@ -124,7 +123,7 @@ def test_linear_particles_move_like_their_mean(x64):
 
 def test_the_coupling_of_linear_particles_is_that_of_two_means(x64):
     """Limit: the field starts at the mean of the law, 0. Every particle is as far from its copy as one mean."""
-    flow, options = hamiltonian_flow(TO_TARGET, eps=0.2), {"dt": 0.1, "num_steps": 20}
+    flow, options = quick_flow(TO_TARGET, eps=0.2), {"dt": 0.1, "num_steps": 20}
     origin = jnp.zeros((1, 3, 2))
     reference = field_path(flow, flow.init(origin), **options)
     assert reference.shape == (21, 3, 2)
@@ -150,7 +149,7 @@ def test_the_mean_field_limit_by_quadrature(x64):
     y = jnp.asarray(0.4 * np.concatenate([np.sin(angle), np.cos(angle)], axis=1))
     objective = MeanFieldObjective(lambda p: jnp.tanh(x @ p.T), lambda z: jnp.sum((z - y) ** 2) / 16)
     position, weights = gauss_hermite_particles((2, 2), order=8, scale=0.5)
-    flow = hamiltonian_flow(objective, eps=0.5, weights=weights)
+    flow = quick_flow(objective, eps=0.5, weights=weights)
     last, seen = integrate(flow, flow.init(position), dt=0.05, num_steps=40, save_every=40)
     field = field_path(flow, flow.init(position), dt=0.05, num_steps=40)[-1]
     np.testing.assert_allclose(field[0], (0.20266, 0.21330), atol=1e-5)
@@ -160,7 +159,7 @@ def test_the_mean_field_limit_by_quadrature(x64):
 
 
 def test_non_finite_values_are_flagged():
-    flow = hamiltonian_flow(QUADRATIC)
+    flow = quick_flow(QUADRATIC)
     x = np.asarray(particles(2, 2, 2), np.float32)
     x[0, 0, 0] = np.nan
     _, seen = integrate(flow, flow.init(jnp.asarray(x)), **SHORT)
@@ -171,7 +170,7 @@ def test_the_rate_near_a_minimum_is_the_linear_one(x64):
     from jaxspec.flow import certified_rate, fit_exponential_rate
 
     eps, gamma = 0.1, 0.5
-    flow = hamiltonian_flow(TO_TARGET, eps=eps, gamma=gamma)
+    flow = quick_flow(TO_TARGET, eps=eps, gamma=gamma)
     _, seen = integrate(flow, flow.init(jnp.zeros((1, *TARGET.shape))), dt=0.01, num_steps=4000, save_every=10)
     time = np.arange(401) * 0.1
     fit = fit_exponential_rate(time, seen.hamiltonian, low=1e-18, high_frac=1e-2)
