@@ -118,5 +118,4 @@ print("done")
 
 
 def test_experts_on_eight_devices(run_python):
-    flags = "--xla_force_host_platform_device_count=8 --xla_llvm_disable_expensive_passes=true"
-    assert "done" in run_python(SHARDED, timeout=240, env={"XLA_FLAGS": flags}).stdout
+    assert "done" in run_python(SHARDED, devices=8, timeout=240).stdout
