@@ -233,6 +233,8 @@ def figures(result: Result) -> dict[str, Figure]:
             label = f"{name}, beta = {form}"
             axes[0, 0].loglog(result.counts, values[k], marker=MARKERS[k], ls=line, color=color, label=label)
     axes[0, 0].set(xlabel="steps", ylabel="root mean square error")
+    axes[0, 0].set_xticks(result.counts, [str(count) for count in result.counts])
+    axes[0, 0].minorticks_off()
     axes[0, 0].legend()
     for k in range(len(result.betas)):
         falls = result.rises[k] <= 1e-12
@@ -240,5 +242,7 @@ def figures(result: Result) -> dict[str, Figure]:
             axes[0, 1].scatter(result.ratios[chosen], np.full(chosen.sum(), k), color=color, marker=marker)
     axes[0, 1].axvline(1.0, color="grey", ls=":")
     axes[0, 1].set(xscale="log", xlabel="learning rate L / (2 eps)", ylabel="beta", title="o: Hhat falls in every step")
+    axes[0, 1].set_xticks(result.ratios, [f"{ratio:g}" for ratio in result.ratios], rotation=60)
+    axes[0, 1].minorticks_off()
     axes[0, 1].set_yticks(range(len(result.betas)), [f"{beta:g}" for beta in result.betas])
     return {"Orders of EMA-Muon, and where its energy falls in every step": figure}

@@ -204,5 +204,7 @@ def _order_figure(result):
             guide = 0.1 * (result.counts[0] / result.counts) ** order
             axis.loglog(result.counts, guide, ":", color="grey", lw=1)
         axis.set(xlabel="steps", title=title)
+        axis.set_xticks(result.counts, [str(count) for count in result.counts])
+        axis.minorticks_off()
     axes[0, 0].legend()
     return figure
