@@ -12,7 +12,14 @@ from jaxspec.linalg.scaling import compute_dtype
 
 
 def check_number(name: str, value: Any, low: float, *, closed: bool) -> None:
-    """Raise `ValueError` unless ``value`` is traced, or finite and above ``low`` (``closed``: or equal)."""
+    """Raise `ValueError` unless ``value`` is traced, or finite and above ``low`` (``closed``: or equal).
+
+    Args:
+        name: of the argument.
+        value: a number.
+        low: its bound.
+        closed: whether the bound itself is allowed.
+    """
     if isinstance(value, jax.core.Tracer):
         return
     number = float(value)
@@ -21,7 +28,13 @@ def check_number(name: str, value: Any, low: float, *, closed: bool) -> None:
 
 
 def check_positive_tree(name: str, tree: Any, message: str) -> None:
-    """Raise `ValueError` with ``message`` unless every leaf is traced, or positive and finite."""
+    """Raise `ValueError` with ``message`` unless every leaf is traced, or positive and finite.
+
+    Args:
+        name: of the argument.
+        tree: pytree of numbers.
+        message: what is expected.
+    """
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     if not leaves:
         raise ValueError(f"{name} has no leaves; expected a number or a pytree of numbers")
@@ -31,7 +44,11 @@ def check_positive_tree(name: str, tree: Any, message: str) -> None:
 
 
 def check_weights(weights: Array | None) -> None:
-    """Raise `ValueError` unless the weights are None, traced, or probabilities up to 1e-6."""
+    """Raise `ValueError` unless the weights are None, traced, or probabilities up to 1e-6.
+
+    Args:
+        weights: of the particles.
+    """
     if weights is None or isinstance(weights, jax.core.Tracer):
         return
     values = np.asarray(weights, np.float64)
@@ -43,7 +60,14 @@ def check_weights(weights: Array | None) -> None:
 
 
 def check_particles(position: PyTree, momentum: PyTree, weights: Array | None, *prefixes: PyTree) -> None:
-    """Raise unless ``position`` is a pytree of stacked real matrices, and what goes with it fits."""
+    """Raise unless ``position`` is a pytree of stacked real matrices, and what goes with it fits.
+
+    Args:
+        position: pytree of matrices (N, ..., m, n).
+        momentum: of the same shapes and dtypes, or None.
+        weights: one per particle, or None.
+        *prefixes: pytree prefixes of a particle.
+    """
     leaves = jax.tree_util.tree_flatten_with_path(position)[0]
     if not leaves:
         raise ValueError("position has no leaves; expected a pytree of matrices with particles on the leading axis")
@@ -70,12 +94,17 @@ def check_particles(position: PyTree, momentum: PyTree, weights: Array | None, *
 
 
 def check_objective(objective: Any, position: PyTree) -> None:
-    """Raise `ValueError` unless the risk takes the mean of the features and returns one real number."""
+    """Raise `ValueError` unless the risk takes the mean of the features and returns one real number.
+
+    Args:
+        objective: with the fields ``feature`` and ``risk``.
+        position: pytree of matrices (N, ..., m, n).
+    """
     particle = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), position)
     try:
         z = jax.eval_shape(objective.feature, particle)
         value = jax.eval_shape(objective.risk, z)
-    except Exception as error:
+    except Exception as error:  # whatever a caller's function raises
         raise ValueError(f"objective does not compose on a particle of {particle}: {error}") from error
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(f"risk of a field of {z} is {value}; expected one real number")

@@ -132,7 +132,14 @@ def evaluate(
 
 
 def field(objective: MeanFieldObjective, position: PyTree, measure: Measure, chunk_size: int | None = None) -> PyTree:
-    """``z`` alone; arguments as in `evaluate`."""
+    """``z`` alone; arguments as in `evaluate`.
+
+    Args:
+        objective: as in `evaluate`.
+        position: as in `evaluate`.
+        measure: as in `evaluate`.
+        chunk_size: as in `evaluate`.
+    """
     count = jax.tree.leaves(position)[0].shape[0]
     if chunk_size is None or chunk_size >= count:
         return measure.mean(jax.vmap(objective.feature)(position))

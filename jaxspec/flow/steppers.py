@@ -43,26 +43,44 @@ class Carry(NamedTuple):
 
 
 def muon_step(flow: "LocalFlow", carry: Carry, h: ArrayLike) -> Carry:
-    """Kick with friction for the whole step, then drift: EMA-Muon in flow coordinates, order 1."""
+    """Kick with friction for the whole step, then drift: EMA-Muon in flow coordinates, order 1.
+
+    Args:
+        flow: what evaluates forces and energies.
+        carry: the state with its field and energies.
+        h: time step.
+    """
     state = carry.state
     momentum = _damped_kick(flow, state.momentum, state.force, h)
     energy = flow.kinetic(momentum)
     position = _add(state.position, energy.velocity, h)
-    return _finish(flow, carry, position, momentum, h, flow.evaluate(position), energy=energy)
+    return _finish(flow, carry, (position, momentum), h, flow.evaluate(position), energy=energy)
 
 
 def leapfrog_step(flow: "LocalFlow", carry: Carry, h: ArrayLike) -> Carry:
-    """Half a damped kick, drift, half a damped kick: order 2."""
+    """Half a damped kick, drift, half a damped kick: order 2.
+
+    Args:
+        flow: what evaluates forces and energies.
+        carry: the state with its field and energies.
+        h: time step.
+    """
     state = carry.state
     momentum = _damped_kick(flow, state.momentum, state.force, h / 2)
     position = _add(state.position, flow.kinetic(momentum).velocity, h)
     new = flow.evaluate(position)
     momentum = _damped_kick(flow, momentum, new.force, h / 2)
-    return _finish(flow, carry, position, momentum, h, new)
+    return _finish(flow, carry, (position, momentum), h, new)
 
 
 def leapfrog_split_step(flow: "LocalFlow", carry: Carry, h: ArrayLike) -> Carry:
-    """Friction, kick, drift, kick, friction; what friction takes is added up exactly. Order 2."""
+    """Friction, kick, drift, kick, friction; what friction takes is added up exactly. Order 2.
+
+    Args:
+        flow: what evaluates forces and energies.
+        carry: the state with its field and energies.
+        h: time step.
+    """
     state = carry.state
     momentum, first = _friction(flow, state.momentum, carry.kinetic, h / 2)
     momentum = _add(momentum, state.force, -h / 2)
@@ -70,24 +88,36 @@ def leapfrog_split_step(flow: "LocalFlow", carry: Carry, h: ArrayLike) -> Carry:
     new = flow.evaluate(position)
     momentum = _add(momentum, new.force, -h / 2)
     momentum, second = _friction(flow, momentum, flow.mean_kinetic(momentum), h / 2)
-    return _finish(flow, carry, position, momentum, h, new, first + second)
+    return _finish(flow, carry, (position, momentum), h, new, taken=first + second)
 
 
 def suzuki4_step(flow: "LocalFlow", carry: Carry, h: ArrayLike) -> Carry:
-    """Five `leapfrog_split_step`s, the middle one backwards in time: order 4."""
+    """Five `leapfrog_split_step`s, the middle one backwards in time: order 4.
+
+    Args:
+        flow: what evaluates forces and energies.
+        carry: the state with its field and energies.
+        h: time step.
+    """
     steps = jnp.array([_SUZUKI, _SUZUKI, 1 - 4 * _SUZUKI, _SUZUKI, _SUZUKI])
     return jax.lax.scan(lambda c, a: (leapfrog_split_step(flow, c, a * h), None), carry, steps.astype(h.dtype))[0]
 
 
 def discrete_gradient_step(flow: "LocalFlow", carry: Carry, h: ArrayLike) -> Carry:
-    """Friction, an implicit step that keeps ``H`` exactly (Gonzalez 1996), friction: order 2, exact ledger."""
+    """Friction, an implicit step that keeps ``H`` exactly (Gonzalez 1996), friction: order 2, exact ledger.
+
+    Args:
+        flow: what evaluates forces and energies.
+        carry: the state with its field and energies.
+        h: time step.
+    """
     state = carry.state
     momentum, first = _friction(flow, state.momentum, carry.kinetic, h / 2)
     position, momentum, solved = solve_midpoint(flow, state.position, momentum, state.force, carry.objective, h)
     new = flow.evaluate(position)
     momentum, second = _friction(flow, momentum, flow.mean_kinetic(momentum), h / 2)
     carry = carry._replace(solved=carry.solved & solved)
-    return _finish(flow, carry, position, momentum, h, new, first + second)
+    return _finish(flow, carry, (position, momentum), h, new, taken=first + second)
 
 
 STEPS = {
@@ -99,17 +129,22 @@ STEPS = {
 }
 
 
-def _finish(flow, carry, position, momentum, h, new: Evaluation, taken=None, energy=None) -> Carry:
-    """The new carry; ``taken`` is the exact dissipation, by default the trapezoid of the power."""
-    value, power = flow.mean_energy(momentum, energy)
+def _finish(flow, carry, moved, h, new: Evaluation, *, taken=None, energy=None) -> Carry:
+    """The carry after (position, momentum) = ``moved``; ``taken``: exact dissipation, by default a trapezoid."""
+    value, power = flow.mean_energy(moved[1], energy)
     taken = h * (carry.power + power) / 2 if taken is None else taken
-    old = carry.state
+    old, (position, momentum) = carry.state, moved
     state = FlowState(position, momentum, old.time + h, old.dissipated + taken, new.force)
     return Carry(state, new.field, new.objective, value, power, carry.solved)
 
 
 def damping_integral(gamma: ArrayLike, h: ArrayLike) -> Float[Array, ""]:
-    """``c(h) = (1 - e^(-gamma h)) / gamma``, ``h`` at gamma = 0, differentiable there too."""
+    """``c(h) = (1 - e^(-gamma h)) / gamma``, ``h`` at gamma = 0, differentiable there too.
+
+    Args:
+        gamma: friction, 1/time.
+        h: time step.
+    """
     x = gamma * h
     small = jnp.abs(x) < 1e-4
     safe = jnp.where(small, 1.0, x)

@@ -34,7 +34,12 @@ class Root(NamedTuple):
 
 
 def product(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Float[Array, "*batch m n"]:
-    """``a b`` at the highest precision."""
+    """``a b`` at the highest precision.
+
+    Args:
+        a: matrices.
+        b: matrices.
+    """
     return jnp.matmul(a, b, precision=_HIGHEST)
 
 

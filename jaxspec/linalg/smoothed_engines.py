@@ -71,7 +71,13 @@ def svd_pair(method: Method, x: Float[Array, "*batch r k"], eps: Float[Array, "*
 
 
 def gram_eigh_pair(method: Method, x: Float[Array, "*batch r k"], eps: Float[Array, "*batch 1 1"]) -> Pair:
-    """By the eigendecomposition of ``P P^T``; arguments and result as in `svd_pair`."""
+    """By the eigendecomposition of ``P P^T``; the result is that of `svd_pair`.
+
+    Args:
+        method: the static choices.
+        x: wide matrices with entries of at most about 1.
+        eps: floors of at most about 1.
+    """
     squares, u = decompositions.eigh(_gram(method, x), symmetrize=False)
     h = jnp.hypot(jnp.sqrt(jnp.maximum(squares, 0)), eps[..., 0])
     inverse = matmul(u / h[..., None, :], u.mT, method.precision)
@@ -79,7 +85,13 @@ def gram_eigh_pair(method: Method, x: Float[Array, "*batch r k"], eps: Float[Arr
 
 
 def gram_ns_pair(method: Method, x: Float[Array, "*batch r k"], eps: Float[Array, "*batch 1 1"]) -> Pair:
-    """By products of r x r matrices; arguments and result as in `svd_pair`."""
+    """By products of r x r matrices; the result is that of `svd_pair`.
+
+    Args:
+        method: the static choices.
+        x: wide matrices with entries of at most about 1.
+        eps: floors of at most about 1.
+    """
     norm = _norm(x, eps)
     eye = jnp.eye(x.shape[-2], dtype=x.dtype)
     gram = _gram(method, x) / norm / norm + (eps / norm) ** 2 * eye
@@ -93,7 +105,13 @@ def gram_ns_pair(method: Method, x: Float[Array, "*batch r k"], eps: Float[Array
 
 
 def aug_ns_pair(method: Method, x: Float[Array, "*batch r k"], eps: Float[Array, "*batch 1 1"]) -> Pair:
-    """By products with ``[P, eps I]``; arguments and result as in `svd_pair`."""
+    """By products with ``[P, eps I]``; the result is that of `svd_pair`.
+
+    Args:
+        method: the static choices.
+        x: wide matrices with entries of at most about 1.
+        eps: floors of at most about 1.
+    """
     norm, rows = _norm(x, eps), x.shape[-2]
     eye = jnp.broadcast_to(jnp.eye(rows, dtype=x.dtype), (*x.shape[:-1], rows))
     z = jnp.concatenate([x / norm, (eps / norm) * eye], axis=-1)
@@ -106,9 +124,14 @@ def aug_ns_pair(method: Method, x: Float[Array, "*batch r k"], eps: Float[Array,
 
 
 def closed_pair(method: Method, x: Float[Array, "*batch r k"], eps: Float[Array, "*batch 1 1"]) -> Pair:
-    """One or two rows, by Cayley-Hamilton; arguments and result as in `svd_pair`.
+    """One or two rows, by Cayley-Hamilton; the result is that of `svd_pair`.
 
     ``S^(-1/2) = ((tr S + d) I - S) / (d t)`` with ``d = (det S)^(1/2)`` and ``t = (tr S + 2 d)^(1/2)``.
+
+    Args:
+        method: the static choices.
+        x: wide matrices with entries of at most about 1.
+        eps: floors of at most about 1.
     """
     squares = jnp.sum(x * x, axis=-1, keepdims=True)
     total = jnp.sum(squares, axis=-2, keepdims=True)
@@ -131,7 +154,13 @@ def closed_pair(method: Method, x: Float[Array, "*batch r k"], eps: Float[Array,
 
 
 def auto_pair(method: Method, x: Float[Array, "*batch r k"], eps: Float[Array, "*batch 1 1"]) -> Pair:
-    """The cheapest engine that is accurate for the data; arguments and result as in `svd_pair`."""
+    """The cheapest engine that is accurate for the data; the result is that of `svd_pair`.
+
+    Args:
+        method: the static choices.
+        x: wide matrices with entries of at most about 1.
+        eps: floors of at most about 1.
+    """
     bits = jnp.finfo(x.dtype).bits
     lapack = x.shape[-2] >= _LAPACK_FROM and jax.default_backend() == "cpu"
     fast = closed_pair if x.shape[-2] <= 2 else gram_eigh_pair if lapack else gram_ns_pair

@@ -133,8 +133,7 @@ def scale_by_spectral(
         factors = decay, _gain(gain, decay, state.count)
         moments = [_moment(g, m, *factors) for g, m in zip(gradients, old, strict=True)]
         hats = [
-            _look_ahead(g, m, *factors, step, nesterov, bias_correction)
-            for g, m in zip(gradients, moments, strict=True)
+            _look_ahead(g, m, factors, step, nesterov, bias_correction) for g, m in zip(gradients, moments, strict=True)
         ]
         keys = None
         if key is not None:
@@ -293,9 +292,9 @@ def _moment(gradient, moment, beta, gain):
     return jnp.asarray(beta, real) * moment.astype(dtype) + jnp.asarray(gain, real) * gradient.astype(dtype)
 
 
-def _look_ahead(gradient, moment, beta, gain, step, nesterov, bias_correction):
+def _look_ahead(gradient, moment, factors, step, nesterov, bias_correction):
     real = jnp.finfo(moment.dtype).dtype
-    decay, gain = jnp.asarray(beta, real), jnp.asarray(gain, real)
+    decay, gain = (jnp.asarray(factor, real) for factor in factors)
 
     def corrected(x, t):
         return x / (1 - decay ** t.astype(real)) if bias_correction else x
