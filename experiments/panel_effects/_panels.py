@@ -1,0 +1,107 @@
+"""Panels that several parts of this paper measure: a generator with known effects, errors of several laws, and a real one.
+
+``A0 = X Z^T`` with X, Z uniform on (-1, 1) and the first column of Z equal to 1; ``A1`` the same with the first column x
+of X replaced by ``2 x + 1/2``, so that unit i has the effect ``x_i + 1/2`` in every period.
+"""
+
+import csv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+DATA = Path(__file__).parent / "data"
+FIRST_YEAR_OF_TREATMENT = 1989
+WIDTH = 3
+
+
+class Design(NamedTuple):
+    """Law of a panel; all but the shape may be traced.
+
+    Attributes:
+        shape: units and periods (static).
+        rank: of either arm, at most 3; 0: no signal at all.
+        sigma: standard deviation of the errors.
+        within: whether the probability of treatment varies within a unit, with the product of the second factors of
+            unit and period, which is part of the outcome; else it depends on the unit's first factor.
+        low: smallest probability of treatment.
+        high: largest.
+    """
+
+    shape: tuple[int, int]
+    rank: Any = 2
+    sigma: Any = 0.5
+    within: Any = False
+    low: Any = 0.35
+    high: Any = 0.65
+
+
+class Panel(NamedTuple):
+    """A panel with its truth.
+
+    Attributes:
+        Y: outcomes, (n, m).
+        D: treatment, (n, m).
+        A0: expected outcomes without treatment, (n, m).
+        A1: with treatment, (n, m).
+        p: probability of treatment, (n, m).
+    """
+
+    Y: Float[Array, "n m"]
+    D: Bool[Array, "n m"]
+    A0: Float[Array, "n m"]
+    A1: Float[Array, "n m"]
+    p: Float[Array, "n m"]
+
+    @property
+    def tau(self) -> Float[Array, " n"]:
+        """Effect of every unit."""
+        return jnp.mean(self.A1 - self.A0, axis=1)
+
+
+def draw(key: PRNGKeyArray, design: Design, errors: Float[Array, "n m"] | None = None) -> Panel:
+    """A panel of the generator; traceable.
+
+    Args:
+        key: randomness.
+        design: the law.
+        errors: in units of ``sigma``; None: standard normal.
+
+    Returns:
+        The panel.
+    """
+    n, m = design.shape
+    units, periods, treated, noise = jax.random.split(key, 4)
+    x = jax.random.uniform(units, (n, WIDTH), minval=-1.0)
+    z = jax.random.uniform(periods, (m, WIDTH), minval=-1.0).at[:, 0].set(1.0)
+    p = probabilities(x, z, design)
+    A0 = (x * (jnp.arange(WIDTH) < design.rank)) @ z.T
+    A1 = A0 + jnp.where(jnp.asarray(design.rank) > 0, x[:, :1] + 0.5, 0)
+    D = jax.random.bernoulli(treated, p)
+    errors = jax.random.normal(noise, (n, m)) if errors is None else errors
+    return Panel(jnp.where(D, A1, A0) + design.sigma * errors, D, A0, A1, p)
+
+
+def probabilities(x: Float[Array, "n k"], z: Float[Array, "m k"], design: Design) -> Float[Array, "n m"]:
+    """Of treatment, for given factors of units and periods."""
+    index = jnp.where(design.within, jnp.outer(x[:, 1], z[:, 1]), x[:, :1])
+    return design.low + (design.high - design.low) * (index + 1) / 2
+
+
+def row_errors(estimate: Float[Array, "n m"], panel: Panel) -> Float[Array, " n"]:
+    """Root mean square error of every row of the effect matrix."""
+    return jnp.sqrt(jnp.mean((estimate - (panel.A1 - panel.A0)) ** 2, axis=1))
+
+
+def proposition_99() -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Cigarette sales per head, the treatment, and the states: 39 states by 1970-2000, California treated from 1989."""
+    with open(DATA / "california_prop99.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    table = np.asarray(rows, dtype=float)
+    states = header[1:]
+    Y = table[:, 1:].T
+    late = table[:, 0] >= FIRST_YEAR_OF_TREATMENT
+    return Y, (np.asarray(states) == "California")[:, None] & late, states
