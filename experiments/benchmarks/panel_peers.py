@@ -104,7 +104,12 @@ def measured(options: argparse.Namespace, peers: dict[str, str]) -> Iterator[dic
             if peer in peers:
                 found = _work(peers[peer], task, Y, D)
                 values = np.ravel(found["estimates"]).tolist()
-                row = {"method": f"{peer}, {task}", "design": "Proposition 99", "side": 0, "versions": found["versions"]}
+                row = {
+                    "method": f"{peer}, {task}",
+                    "design": "Proposition 99",
+                    "side": 0,
+                    "versions": found["versions"],
+                }
                 yield row | {"att": values[0], "se": values[1] if values[1:] else None, "seconds": found["seconds"]}
 
 
