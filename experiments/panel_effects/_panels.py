@@ -1,7 +1,7 @@
-"""Panels that several parts of this paper measure: a generator with known effects, errors of several laws, and a real one.
+"""Panels that several parts of this paper measure: a generator with known effects, correlated errors, a real panel.
 
-``A0 = X Z^T`` with X, Z uniform on (-1, 1) and the first column of Z equal to 1; ``A1`` the same with the first column x
-of X replaced by ``2 x + 1/2``, so that unit i has the effect ``x_i + 1/2`` in every period.
+``A0 = X Z^T`` with X, Z uniform on (-1, 1) and the first column of Z equal to 1; ``A1`` the same with the first column
+x of X replaced by ``2 x + 1/2``, so that unit i has the effect ``x_i + 1/2`` in every period.
 """
 
 import csv
@@ -29,6 +29,7 @@ class Design(NamedTuple):
             unit and period, which is part of the outcome; else it depends on the unit's first factor.
         low: smallest probability of treatment.
         high: largest.
+        spell: consecutive periods that share their treatment status; for propensities of units (static).
     """
 
     shape: tuple[int, int]
@@ -37,6 +38,7 @@ class Design(NamedTuple):
     within: Any = False
     low: Any = 0.35
     high: Any = 0.65
+    spell: int = 1
 
 
 class Panel(NamedTuple):
@@ -80,7 +82,8 @@ def draw(key: PRNGKeyArray, design: Design, errors: Float[Array, "n m"] | None =
     p = probabilities(x, z, design)
     A0 = (x * (jnp.arange(WIDTH) < design.rank)) @ z.T
     A1 = A0 + jnp.where(jnp.asarray(design.rank) > 0, x[:, :1] + 0.5, 0)
-    D = jax.random.bernoulli(treated, p)
+    levels = jax.random.uniform(treated, (n, -(-m // design.spell)))
+    D = jnp.repeat(levels, design.spell, axis=1)[:, :m] < p
     errors = jax.random.normal(noise, (n, m)) if errors is None else errors
     return Panel(jnp.where(D, A1, A0) + design.sigma * errors, D, A0, A1, p)
 
@@ -89,6 +92,18 @@ def probabilities(x: Float[Array, "n k"], z: Float[Array, "m k"], design: Design
     """Of treatment, for given factors of units and periods."""
     index = jnp.where(design.within, jnp.outer(x[:, 1], z[:, 1]), x[:, :1])
     return design.low + (design.high - design.low) * (index + 1) / 2
+
+
+def autoregressive(key: PRNGKeyArray, shape: tuple[int, int], rho: float) -> Float[Array, "n m"]:
+    """Standard normal errors with correlation ``rho^lag`` over time."""
+    fresh = jax.random.normal(key, shape[::-1])
+
+    def step(last: Array, new: Array) -> tuple[Array, Array]:
+        now = rho * last + (1 - rho**2) ** 0.5 * new
+        return now, now
+
+    _, later = jax.lax.scan(step, fresh[0], fresh[1:])
+    return jnp.concatenate([fresh[:1], later]).T
 
 
 def row_errors(estimate: Float[Array, "n m"], panel: Panel) -> Float[Array, " n"]:

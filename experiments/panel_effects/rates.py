@@ -1,7 +1,7 @@
 """How the error falls with the size of the panel, beside the paper's rate, and a bound that holds for every row.
 
-The rate ``sqrt(1/n + n/m^2)`` is an upper bound: for n > m the estimator behaves like ``1/sqrt(n) + 1/sqrt(m)``, which is
-smaller. What must hold is that error over rate stays bounded, not that the error has the rate's slope.
+The rate ``sqrt(1/n + n/m^2)`` is an upper bound: for n > m the estimator behaves like ``1/sqrt(n) + 1/sqrt(m)``, which
+is smaller. What must hold is that error over rate stays bounded, not that the error has the rate's slope.
 """
 
 from dataclasses import dataclass
@@ -141,7 +141,7 @@ def _bounds(config: Config, shape: tuple[int, int]) -> np.ndarray:
 
 def _scaled(panel: Panel, fit: PanelFit, arm: int) -> jax.Array:
     """The row-scaled matrix of an arm; every SVD that follows waits for the fit."""
-    return jnp.where(panel.D == bool(arm), ordered(panel.Y, fit.tau), 0) / fit.propensity[arm][:, None]
+    return jnp.where(bool(arm) == panel.D, ordered(panel.Y, fit.tau), 0) / fit.propensity[arm][:, None]
 
 
 def _one_bound(A: jax.Array, estimate: jax.Array, X: jax.Array) -> jax.Array:
@@ -196,7 +196,8 @@ def claims(result: Result) -> list[Claim]:
             quantity="refined / one-step",
         ),
     ]
-    return rows + [
+    return [
+        *rows,
         Claim.at_least("Our bound holds for every row of every arm", OURS, result.valid, 1.0, quantity="share of rows"),
         Claim.at_most(
             "Its largest value is below twice the norm of the perturbation (no theorem)",
