@@ -1,0 +1,39 @@
+"""Checks of arguments that several modules of this package share."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+MODELS = ("original", "decoupled")
+EMBEDDINGS = ("gaussian", "sphere")
+
+
+def check_values(name: str, value: ArrayLike, *, minimum: float = -np.inf) -> np.ndarray:
+    """Float64 array of finite numbers that are at least ``minimum``.
+
+    Args:
+        name: of the argument, for the message.
+        value: what the caller gave.
+        minimum: smallest accepted number.
+
+    Returns:
+        The array.
+
+    Raises:
+        ValueError: a number that is not finite or too small.
+    """
+    array = np.asarray(value, float)
+    if not np.all(np.isfinite(array) & (array >= minimum)):
+        raise ValueError(f"{name} is {value}; expected finite numbers >= {minimum}")
+    return array
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises `ValueError` unless ``value`` is one of ``choices``.
+
+    Args:
+        name: of the argument, for the message.
+        value: what the caller gave.
+        choices: accepted values.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; expected one of {choices}")
