@@ -3,6 +3,10 @@ r"""Accuracy of the Hebbian memory ``W = sum_mu y_mu x_mu^T``, in closed form up
 For ``||W||_F = d`` the correct score is ``N(d / sqrt p, s_c^2)`` and a competitor ``N(0, s_k^2)``. The variances tend
 to 1; at finite d they are ``s_k^2 = 1 + 2 d / p`` (original) or ``1 + d / p`` (decoupled) and ``s_c^2 = 1 + 4 d / p``
 (gaussian) or 1 (sphere). Reconstructed for the setting of arXiv 2605.10795.
+
+Leading order only: scores are taken as normal, and the lighter tails of the sphere make its memories better than that
+(original model, 60 draws: 0.613 +- 0.007 recalled for 0.504 at p = 60, d = 24; 0.878 +- 0.003 for 0.817 at p = 200,
+d = 64).
 """
 
 import numpy as np
