@@ -86,7 +86,8 @@ def dense_influence(W, U, V, L):
         right[np.arange(rows.size), columns] = U[rows]
         (X if rows is i else everywhere).append(np.concatenate([left, right], axis=1).reshape(rows.size, -1))
     psi = np.zeros((n, m))
-    psi[i, j] = np.linalg.pinv(X[0]).T @ (everywhere[0].T @ L.reshape(-1))
+    # The tangent vectors that move a factor against the other have no image: rounding must not count as one.
+    psi[i, j] = np.linalg.pinv(X[0], rcond=1e-10).T @ (everywhere[0].T @ L.reshape(-1))
     return psi
 
 
