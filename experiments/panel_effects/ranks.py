@@ -31,6 +31,7 @@ class Config:
 
     seed: int = 400
     seeds: int = 5  # panels of each rank
+    first_seeds: int = 40  # the same for the first shape, where misses are a few in a hundred
     shapes: tuple[tuple[int, int], ...] = ((60, 60), (200, 200), (400, 100), (100, 400))
     staggered: tuple[int, int] = (60, 60)  # shape of the panel with staggered adoption
     correlation: float = 0.8  # of neighbouring errors in the correlated panels
@@ -38,7 +39,7 @@ class Config:
     block: int = 20  # periods that share a sign there
 
 
-PRESETS = {"quick": Config(), "full": Config(seeds=40)}
+PRESETS = {"quick": Config(), "full": Config(seeds=40, first_seeds=200)}
 
 
 class Result(NamedTuple):
@@ -65,7 +66,8 @@ def run(config: Config, progress: Progress) -> Result:
     hits = []
     with jax.enable_x64(True), progress.stage("shapes", total=len(config.shapes) + 3):
         for index, shape in enumerate(config.shapes):
-            found = _hits(config, shape, (*RANKS, 0), SIGMA, also_loud=index == 0)
+            seeds = config.seeds if index else config.first_seeds
+            found = _hits(config, shape, (*RANKS, 0), seeds, also_loud=index == 0)
             hits.append(found[: len(CASES)])
             loud = found[len(CASES) :] if index == 0 else loud
             progress.advance(message=f"{shape[0]} x {shape[1]}")
@@ -78,11 +80,12 @@ def run(config: Config, progress: Progress) -> Result:
     return Result(np.asarray(config.shapes), np.stack(hits), loud, staggered, np.stack(blocks))
 
 
-def _hits(config: Config, shape: tuple[int, int], ranks: tuple, sigma: float, *, also_loud: bool) -> np.ndarray:
-    """Share of hits of each rank; then at loud errors, on request. No signal gets three times the panels."""
-    cases = [(rank, sigma, seed) for rank in ranks for seed in range(config.seeds * (1 if rank else len(RANKS)))]
+def _hits(config: Config, shape: tuple[int, int], ranks: tuple, seeds: int, *, also_loud: bool) -> np.ndarray:
+    """Share of hits of each rank; then at loud errors, on request. No signal gets at least ``3 seeds`` panels."""
+    without = max(seeds, config.seeds * len(RANKS))
+    cases = [(rank, SIGMA, seed) for rank in ranks for seed in range(seeds if rank else without)]
     if also_loud:
-        cases += [(rank, LOUD, 100 + seed) for rank in RANKS for seed in range(config.seeds)]
+        cases += [(rank, LOUD, 1000 + seed) for rank in RANKS for seed in range(config.seeds)]
     rank, size, seed = (np.asarray(column) for column in zip(*cases, strict=True))
     keys = jax.vmap(lambda s, r: jax.random.fold_in(jax.random.key(config.seed + shape[0]), 10 * s + r))(seed, rank)
 
@@ -91,7 +94,7 @@ def _hits(config: Config, shape: tuple[int, int], ranks: tuple, sigma: float, *,
         return _chosen(panel, key)
 
     right = np.all(sweep(one, keys, rank, size) == rank[:, None], axis=1)
-    groups = [(r, sigma) for r in ranks] + ([(r, LOUD) for r in RANKS] if also_loud else [])
+    groups = [(r, SIGMA) for r in ranks] + ([(r, LOUD) for r in RANKS] if also_loud else [])
     return np.asarray([right[(rank == r) & (size == s)].mean() for r, s in groups])
 
 
@@ -169,6 +172,14 @@ def claims(result: Result) -> list[Claim]:
             np.abs(result.correlated[1] - 2).mean(),
             0.5,
             quantity="mean |chosen - true|",
+            known_not_to_hold="right in 39 of 80 arms of 40 other panels and one too many in 24; single signs in none",
+        ),
+        Claim.at_most(
+            "Signs of blocks come nearer",
+            OURS,
+            np.abs(result.correlated[1] - 2).mean() / np.abs(result.correlated[0] - 2).mean(),
+            0.5,
+            quantity="ratio of mean |chosen - true|",
         ),
     ]
     return rows

@@ -20,7 +20,14 @@ from experiments.runner.progress import Silent
 SMALL = {
     "rates": {"seeds": 2, "square": (12, 20), "periods": 12, "tall": (20,), "bound_shapes": ((12, 16),)},
     "confounding": {"seeds": 2, "side": 16},
-    "ranks": {"seeds": 1, "shapes": ((14, 16),), "staggered": (14, 16), "correlated": (14, 16), "block": 4},
+    "ranks": {
+        "seeds": 1,
+        "first_seeds": 1,
+        "shapes": ((14, 16),),
+        "staggered": (14, 16),
+        "correlated": (14, 16),
+        "block": 4,
+    },
     "coverage": {
         "intervals": 24,
         "side": 16,
