@@ -167,8 +167,8 @@ def claims(result: Result) -> list[Claim]:
             known_not_to_hold="signs of single periods destroy the correlation, which then counts as rank",
         ),
         Claim.at_most(
-            "Signs of blocks do",
-            OURS,
+            "Signs of blocks find it",
+            "what a user would like",
             np.abs(result.correlated[1] - 2).mean(),
             0.5,
             quantity="mean |chosen - true|",

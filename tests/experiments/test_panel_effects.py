@@ -108,7 +108,7 @@ def ranks_result(worse):
     module = load("ranks")
     hits = np.full((2, 4), 0.5 if worse else 1.0)
     chosen = np.full((2, 5, 2), 8)
-    chosen[1] = 8 if worse else 2
+    chosen[1] = 8 if worse else np.array([2, 4])
     return module.Result(np.array([[60, 60], [100, 400]]), hits, np.array([1, 0.4, 0.2]), np.zeros(3), chosen)
 
 
