@@ -5,7 +5,8 @@ ligand, time) and COVID-19 serology (tensorly; 438 samples, 66 columns: antigen 
 licensed by the Regents of the University of California under the MIT licence; handwritten digits (scikit-learn, from
 the UCI repository, CC BY 4.0; 8 x 8 pixels; label: digit). Columns are standardised with the observed entries.
 
-A random part of the measured entries is hidden for the test. Everything is chosen on the rest.
+A random part of the measured entries is hidden for the test. Everything is chosen on the rest; ``everyone`` must hold 0
+and 1, which are GAME on all attributes and soft-impute.
 """
 
 from dataclasses import dataclass
@@ -22,16 +23,8 @@ from tensorly import datasets
 
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import COLORS, subplots
-from jaxspec.completion import (
-    Game,
-    SoftImpute,
-    choose_groups,
-    cv_lambda,
-    game,
-    make_groups,
-    paired_hold_out,
-    soft_impute,
-)
+from jaxspec.completion import Game, GroupChoice, Groups, choose_groups, game, make_groups, paired_hold_out
+from jaxspec.completion.groups import EVERYONE
 
 SOURCE = "specification, section 6: real data"
 METHODS = ("column mean", "nearest neighbours", "soft-impute", "GAME, all attributes", "GAME, chosen groups")
@@ -127,23 +120,29 @@ def _measure(config: Config, values: np.ndarray, labels: pd.DataFrame, seed: int
     spread = np.sqrt((np.where(seen, values - mean, 0) ** 2).sum(axis=0) / count)
     scaled = np.where(measured, (values - mean) / np.where(spread > 0, spread, 1), 0)
     test, Y, W = measured & ~seen, jnp.asarray(np.where(seen, scaled, 0)), jnp.asarray(seen, float)
-    groups = make_groups(labels, len(labels))
-    options = {"splits": config.splits}
-    soft, grouped = SoftImpute(tol=config.tol), Game(groups, tol=config.tol)
-    soft_choice, game_choice = (cv_lambda(solver, Y, W, None, key, **options) for solver in (soft, grouped))
-    choice = choose_groups(Y, W, groups, None, key, everyone=config.everyone, tol=config.tol, **options)
-    fits = [
-        np.zeros_like(scaled),
-        KNNImputer(keep_empty_features=True).fit_transform(np.where(seen, scaled, np.nan)),
-        soft_impute(Y, W, soft_choice.lam, tol=config.tol).M,
-        game(Y, W, groups, game_choice.lam, tol=config.tol).M,
-        game(Y, W, choice.groups, choice.lam, tol=config.tol, validate=False).M,
-    ]
+    groups = make_groups(labels, len(labels), everyone=1.0)
+    options = {"everyone": config.everyone, "splits": config.splits, "tol": config.tol}
+    choice = choose_groups(Y, W, groups, None, key, **options)
+    # Soft-impute is GAME with the group of all rows alone, so that one compiled program serves all of them.
+    candidates = [(), 1.0], [tuple(labels.columns), 0.0]
+    soft, every = (_candidate(groups, choice, attributes, factor) for attributes, factor in candidates)
+    chosen = choice.groups, choice.lam
+    fits = [game(Y, W, own, lam, tol=config.tol, validate=False).M for own, lam in (soft, every, chosen)]
+    neighbours = KNNImputer(keep_empty_features=True).fit_transform(np.where(seen, scaled, np.nan))
+    fits = [np.zeros_like(scaled), neighbours, *fits]
     errors = [np.sqrt(np.mean((np.asarray(fit) - scaled)[test] ** 2)) for fit in fits]
-    paired = paired_hold_out(grouped, soft, Y, W, [game_choice.lam, soft_choice.lam], key)
+    solvers = [Game(own, tol=config.tol) for own, _ in (every, soft)]
+    paired = paired_hold_out(*solvers, Y, W, [every[1], soft[1]], key)
     used = dict(zip(choice.groups.attributes, choice.groups.factors, strict=True))
     attributes = sum(used[name] > 0 for name in labels.columns)
     return np.asarray(errors), float(paired.z), choice.groups.factors[-1], attributes
+
+
+def _candidate(groups: Groups, choice: GroupChoice, attributes: tuple[str, ...], everyone: float) -> tuple[Groups, Any]:
+    """Groups of a candidate, and the lambda that its hold-out curve chooses."""
+    place = list(zip(choice.attributes, choice.everyone, strict=True)).index((attributes, everyone))
+    factors = [everyone if name == EVERYONE else float(name in attributes) for name in groups.attributes]
+    return groups.with_factors(factors), choice.lams[jnp.argmin(choice.errors[place])]
 
 
 def claims(result: Result) -> list[Claim]:
