@@ -165,8 +165,8 @@ def _growth(name: str, sizes: tuple[int, ...]) -> Callable[[], Row]:
 ROWS: dict[str, Callable[[], Row]] = {
     "soft_path_120x40": partial(soft_path_row, 120, 40),
     "soft_path_1000x200": partial(soft_path_row, 1000, 200),
+    "game_60x20": partial(conic_row, 60, 20, ("CLARABEL", "SCS")),
     "game_120x40": partial(conic_row, 120, 40, ("CLARABEL", "SCS")),
-    "game_240x60": partial(conic_row, 240, 60, ("SCS",)),
     "choice_120x40": partial(choice_row, 120, 40),
     "choice_1000x100": partial(choice_row, 1000, 100),
     "growth_rows": _growth("rows", (600, 1200, 2400, 4800)),

@@ -348,7 +348,7 @@ def _initial(
     # penalty than this would keep the gap above tol. It matters in single precision only.
     precise = jnp.maximum(10, method.tol / (10 * jnp.finfo(x0.dtype).eps))
     rho = jnp.where(start.rho > 0, jnp.minimum(start.rho / problem.unit, precise * suggested), suggested)
-    # Where singular values are born or die, duals move while M rests, and the policy raises rho a hundredfold: up to 180
+    # Where singular values are born or die, duals move while M rests and the policy raises rho a hundredfold: up to 180
     # iterations to a gap of 1e-3, 30 with the bound 10. The last digits of slow instances want larger penalties.
     most = suggested * jnp.clip(safe_ratio(jnp.asarray(0.1, x0.dtype), jnp.sqrt(method.tol)), 10, precise)
     duals = [w / problem.scale / problem.unit for w in start.duals]

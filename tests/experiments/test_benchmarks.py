@@ -16,9 +16,10 @@ from experiments.benchmarks import __main__ as entry
 from experiments.benchmarks import cli, prox, record, table, tensor_completion, timing
 from experiments.benchmarks.frame import Contestant, Row, at_most, compile_at_most, faster, time_at_most
 from experiments.benchmarks.peers import first_penalty, halrtc, svt_gram, svt_lapack
+from experiments.benchmarks.peers import soft_impute_path as numpy_soft_impute_path
 from experiments.runner import store
 from experiments.runner.contract import RunnerError
-from jaxspec.completion import complete_tensor
+from jaxspec.completion import complete_tensor, soft_impute_path
 from jaxspec.prox import svt
 
 TOY = '''
@@ -309,6 +310,19 @@ def test_numpy_halrtc_keeps_float32_and_stops_at_its_tolerance():
     assert result.tensor.dtype == np.float32
     assert result.iterations < 500
     assert halrtc(data, mask, svt_gram, rho=1e-6 * rho, iterations=3).iterations == 3
+
+
+@pytest.mark.usefixtures("x64")
+def test_numpy_soft_impute_reaches_our_objectives():
+    rng = np.random.default_rng(3)
+    data, mask = rng.standard_normal((12, 7)), rng.random((12, 7)) < 0.6
+    lams = np.array([3.0, 1.0])
+    ours = soft_impute_path(jnp.asarray(data), jnp.asarray(mask), lams, tol=1e-10)
+    targets = np.asarray(ours.objective) * (1 + 1e-9)
+    theirs = numpy_soft_impute_path(data, mask, lams, targets)
+    assert (theirs.objectives <= targets).all()
+    np.testing.assert_allclose(theirs.tables, ours.M, atol=1e-3)
+    assert numpy_soft_impute_path(data, mask, lams, 0 * targets, iterations=3).iterations == 6
 
 
 def test_results_are_waited_for():
