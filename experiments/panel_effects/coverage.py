@@ -142,7 +142,8 @@ def _intervals(config: Config, panel: Panel, **options: Any) -> tuple[jax.Array,
 def _covered(error: np.ndarray, se: np.ndarray, inside: np.ndarray) -> tuple[float, float, int]:
     """Of the units that have both arms: spells of treatment may leave a few without one, and those have no effect."""
     known = np.isfinite(error)
-    return inside[known].mean(), np.sqrt((error[known] ** 2).mean() / (se[known] ** 2).mean()), known.sum()
+    ratio = np.sqrt((error[known] ** 2).mean() / (se[known] ** 2).mean())
+    return float(inside[known].mean()), float(ratio), int(known.sum())
 
 
 def _laws(config: Config) -> dict[str, tuple]:

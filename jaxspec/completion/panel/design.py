@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxspec.completion.panel.arms import Arm, Factors, matmul
 from jaxspec.completion.panel.refine import degrees_of_freedom, normal_matrices
-from jaxspec.linalg import eigh
+from jaxspec.linalg import eigh, ordered
 
 
 class Design(NamedTuple):
@@ -70,11 +70,12 @@ def make_design(
     G = normal_matrices(arm.W, rows) + jnp.diag(jnp.where(row_alive, 4 * eps * m, 1))
     H = normal_matrices(arm.W.T, columns)
     variance, pooled, residual = _variances(arm, factors, rank, center)
+    row_inverse = _inverse(G)
     return Design(
         rows,
         columns,
-        _inverse(G),
-        _pseudo_inverse(H, jnp.sum(column_alive)),
+        row_inverse,
+        _pseudo_inverse(ordered(H, row_inverse), jnp.sum(column_alive)),
         jnp.full_like(variance, pooled) if homoskedastic else variance,
         pooled,
         residual,

@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
@@ -16,6 +17,7 @@ from jaxspec.completion.panel.result import PanelEffects, PanelFit
 from jaxspec.completion.panel.spectral import ArmsFit, fit_arms, panel_fit
 from jaxspec.completion.panel.student import two_sided_quantile
 from jaxspec.completion.scaled import data_scale
+from jaxspec.linalg import ordered
 
 LEAST_RATIO = 2.0
 ARMS = ("untreated", "treated")
@@ -220,6 +222,8 @@ def _effects(data: Panel, numbers: Numbers, asked: Asked, static: Static, report
         W = W.at[0].set(W[0] & ~before_starts(data.D, report.anticipation))
     fitted = fit_arms(Y, data.observed, W, numbers, scale, static)
     fit = panel_fit(fitted, scale, static)
+    # The factorisations of the linear model below must not meet those of the fit's own.
+    fitted = fitted._replace(factors=jax.tree.map(lambda x: ordered(x, fit.row_rmse), fitted.factors))
     study = Study(Y, data.D, data.observed, fitted, static.center, report)
     shares = _period_weights(fitted, report.overlap)
     A0, A1 = fitted.outcomes()

@@ -201,7 +201,10 @@ def fit_arms(
     values = jnp.pad(s, ((0, 0), (0, max(length - kept, 0))))[:, :length]
     path = jnp.full((count, length), jnp.nan, Y.dtype)
     if static.choice == "flip":
-        rank, path = flip_rank(arms, phat, numbers.key, rank_max=static.width, length=length, block=static.sign_block)
+        waiting = arms._replace(Z=ordered(arms.Z, s))
+        rank, path = flip_rank(
+            waiting, phat, numbers.key, rank_max=static.width, length=length, block=static.sign_block
+        )
     elif static.choice == "gap":
         padded = jnp.pad(s, ((0, 0), (0, 1)))[:, : static.width + 1]
         rank = jax.vmap(gap_rank, (0, None))(padded, numbers.gap_threshold / scale)
