@@ -1,6 +1,7 @@
-"""Iteration drivers: adaptive consensus ADMM and the accelerated proximal gradient method."""
+"""Iteration drivers: adaptive consensus ADMM, accelerated proximal gradient, Newton-CG, augmented Lagrangian."""
 
 from jaxspec.solvers.admm import consensus_admm
+from jaxspec.solvers.newton_cg import AugmentedLagrangian, NewtonCG, augmented_lagrangian, newton_cg
 from jaxspec.solvers.penalties import (
     Displacement,
     Fixed,
@@ -18,12 +19,14 @@ from jaxspec.solvers.stopping import Gap, RelativeChange, Residual
 __all__ = [
     "ADMMInfo",
     "ADMMState",
+    "AugmentedLagrangian",
     "Block",
     "DataTerm",
     "Displacement",
     "Fixed",
     "Gap",
     "Geometric",
+    "NewtonCG",
     "NormRatio",
     "ProximalGradient",
     "RelativeChange",
@@ -32,5 +35,7 @@ __all__ = [
     "ResidualBalance",
     "Spectral",
     "accelerated_proximal_gradient",
+    "augmented_lagrangian",
     "consensus_admm",
+    "newton_cg",
 ]
