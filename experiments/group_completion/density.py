@@ -13,6 +13,7 @@ from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import BLUE, GREY, MARKERS, ORANGE, SKY, subplots
 
 SOURCE = "specification, section 6"
+TIE = "a tie at density .25 (4 seeds: 0.7915 against 0.7912); GAME is better at .4 and .6"
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Config:
     """Settings of the curves."""
 
     seed: int = 4700  # first seed
-    seeds: int = 3
+    seeds: int = 4
     rows: int = 120
     columns: int = 40
     densities: tuple[float, ...] = (0.25, 0.4, 0.6)  # mean share observed
@@ -76,7 +77,17 @@ def claims(result: Result) -> list[Claim]:
         soft, separate, _, game = np.moveaxis(values.mean(axis=-1), -1, 0)
         for name, peer in (("soft-impute", soft), ("separate completion", separate)):
             statement = f"At every density GAME predicts better than {name} in the mean over seeds ({regime})"
-            rows.append(Claim.at_most(statement, SOURCE, game / peer, 1.0, quantity="largest ratio of mean nRMSE"))
+            reason = TIE if regime == "MCAR" and peer is separate else ""
+            rows.append(
+                Claim.at_most(
+                    statement,
+                    SOURCE,
+                    game / peer,
+                    1.0,
+                    quantity="largest ratio of mean nRMSE",
+                    known_not_to_hold=reason,
+                )
+            )
     return rows
 
 
