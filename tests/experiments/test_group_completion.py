@@ -1,18 +1,22 @@
 """The parts of the group-aware paper run end to end at a size of seconds, and the tables they are made of."""
 
-import dataclasses
-import importlib
+import contextlib
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from experiments.group_completion import _tables as tables
-from experiments.runner.contract import Claim
-from experiments.runner.progress import Silent
+from tests.experiments.parts import (  # noqa: F401
+    part_fixture,
+    test_claims_are_measured_with_a_source,
+    test_every_field_of_the_result_is_documented_and_an_array,
+    test_figures_are_drawn_from_the_result,
+    test_measured_numbers_are_finite,
+    test_the_full_preset_measures_at_least_what_the_quick_one_does,
+)
 
 TINY = {"rows": 24, "columns": 8, "seeds": 2, "tol": 1e-2}
 SMALL = {
@@ -25,40 +29,24 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module", params=SMALL)
-def part(request):
-    module = importlib.import_module(f"experiments.group_completion.{request.param}")
-    config = dataclasses.replace(module.PRESETS["quick"], **SMALL[request.param])
+LEAST_CLAIMS = 3
+OTHER_IN_FULL = ()
+
+
+@contextlib.contextmanager
+def sparse_rows_allowed(name, module):
     with warnings.catch_warnings():
         # So small a table has rows of which nothing is observed.
         warnings.filterwarnings("ignore", message="mode .* has slices without an observed entry")
-        return module, module.run(config, Silent())
+        yield
 
 
-def test_results_are_documented_arrays_and_claims_and_figures_are_made_of_them(part):
-    module, result = part
-    for name, value in result._asdict().items():
-        assert f"{name}:" in module.Result.__doc__
-        assert np.asarray(value).dtype != object
-        assert np.isfinite(value).all() if np.asarray(value).dtype.kind == "f" else True
-    claims = module.claims(result)
-    assert len(claims) >= 3
-    for claim in claims:
-        assert isinstance(claim, Claim)
-        assert claim.source
-        assert np.isfinite(claim.measured)
-    figures = module.figures(result)
-    assert figures
-    assert all(isinstance(figure, Figure) and figure.axes for figure in figures.values())
+part = part_fixture("group_completion", SMALL, sparse_rows_allowed)
 
 
-def test_the_full_preset_measures_at_least_what_the_quick_one_does(part):
-    module, _ = part
-    quick, full = module.PRESETS["quick"], module.PRESETS["full"]
-    for field in dataclasses.fields(quick):
-        value = getattr(quick, field.name)
-        if isinstance(value, tuple):
-            assert set(value) <= set(getattr(full, field.name))
+def test_every_number_of_the_result_is_finite(part):
+    for value in part[1]:
+        assert np.asarray(value).dtype.kind != "f" or np.isfinite(value).all()
 
 
 DESIGN = tables.Design(60, 30)

@@ -1,16 +1,18 @@
 """The parts of the muon-flow paper run end to end at a size of seconds; their claims on made-up results."""
 
-import dataclasses
 import importlib
-import inspect
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from experiments.muon_flow import _problems
-from experiments.runner.contract import Claim, Verdict
-from experiments.runner.progress import Silent
+from experiments.runner.contract import Verdict
+from tests.experiments.parts import (  # noqa: F401
+    part_fixture,
+    test_claims_are_measured_with_a_source,
+    test_every_field_of_the_result_is_documented_and_an_array,
+    test_figures_are_drawn_from_the_result,
+)
 
 TINY_EXPERTS = {"sequences": 2, "length": 2, "dim": 2, "key_dim": 2, "hidden": 2, "teachers": 2, "experts": 4}
 SMALL = {
@@ -30,28 +32,10 @@ def load(part):
     return importlib.import_module(f"experiments.muon_flow.{part}")
 
 
-@pytest.fixture(scope="module", params=SMALL)
-def part(request):
-    module = load(request.param)
-    config = dataclasses.replace(module.PRESETS["quick"], **SMALL[request.param])
-    return module, module.run(config, Silent())
+LEAST_CLAIMS = 3
 
 
-def test_every_field_of_the_result_is_documented_and_an_array(part):
-    module, result = part
-    for name, value in result._asdict().items():
-        assert f"{name}:" in inspect.getdoc(module.Result)
-        assert np.asarray(value).dtype.kind in "biufU"
-
-
-def test_claims_and_figures_come_from_the_result(part):
-    module, result = part
-    claims = module.claims(result)
-    assert len(claims) >= 3
-    assert all(isinstance(claim, Claim) and claim.source and claim.measured is not None for claim in claims)
-    figures = module.figures(result)
-    assert figures
-    assert all(isinstance(figure, Figure) and figure.axes for figure in figures.values())
+part = part_fixture("muon_flow", SMALL)
 
 
 def test_exact_statements_hold_at_any_size(part):

@@ -1,6 +1,5 @@
 """The parts of the panel paper run end to end at a size of seconds; their claims on made-up results; the generator."""
 
-import dataclasses
 import importlib
 import json
 import subprocess
@@ -11,11 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from experiments.panel_effects._panels import Design, autoregressive, draw, proposition_99, row_errors
-from experiments.runner.contract import Claim, Verdict
-from experiments.runner.progress import Silent
+from experiments.runner.contract import Verdict
+from tests.experiments.parts import (  # noqa: F401
+    part_fixture,
+    test_claims_are_measured_with_a_source,
+    test_every_field_of_the_result_is_documented_and_an_array,
+    test_figures_are_drawn_from_the_result,
+    test_measured_numbers_are_finite,
+)
 
 SMALL = {
     "rates": {"seeds": 2, "square": (12, 20), "periods": 12, "tall": (20,), "bound_shapes": ((12, 16),)},
@@ -45,34 +49,10 @@ def load(name):
     return importlib.import_module(f"experiments.panel_effects.{name}")
 
 
-@pytest.fixture(scope="module", params=SMALL)
-def part(request):
-    module = load(request.param)
-    return module, module.run(dataclasses.replace(module.PRESETS["quick"], **SMALL[request.param]), Silent())
+LEAST_CLAIMS = 5
 
 
-def test_every_field_of_the_result_is_documented_and_an_array(part):
-    module, result = part
-    for name, value in result._asdict().items():
-        assert f"{name}:" in module.Result.__doc__
-        assert np.asarray(value).dtype != object
-
-
-def test_claims_have_a_source_and_a_measured_value(part):
-    module, result = part
-    claims = module.claims(result)
-    assert len(claims) >= 5
-    for claim in claims:
-        assert isinstance(claim, Claim)
-        assert claim.source
-        assert isinstance(claim.measured, str) or np.isfinite(claim.measured)
-
-
-def test_figures_are_drawn_from_the_result(part):
-    module, result = part
-    figures = module.figures(result)
-    assert figures
-    assert all(isinstance(figure, Figure) and figure.axes for figure in figures.values())
+part = part_fixture("panel_effects", SMALL)
 
 
 # Claims on made-up results.

@@ -1,8 +1,8 @@
 """The parts of the spectral-optimizer paper run end to end at a size of seconds; their models against autodiff."""
 
+import contextlib
 import dataclasses
 import importlib
-import inspect
 import json
 import sysconfig
 from pathlib import Path
@@ -11,10 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
-from experiments.runner.contract import Claim, Verdict
-from experiments.runner.progress import Silent
+from experiments.runner.contract import Verdict
+from tests.experiments.parts import (  # noqa: F401
+    part_fixture,
+    test_claims_are_measured_with_a_source,
+    test_every_field_of_the_result_is_documented_and_an_array,
+    test_figures_are_drawn_from_the_result,
+    test_the_full_preset_measures_at_least_what_the_quick_one_does,
+)
 
 TINY_MODEL = {"width": 16, "heads": 2, "layers": 1, "context": 8, "batch": 2}
 SMALL = {
@@ -51,47 +56,22 @@ def load(part):
     return importlib.import_module(f"experiments.spectral_optimizers.{part}")
 
 
-@pytest.fixture(scope="module", params=SMALL)
-def part(request):
-    module = load(request.param)
-    config = dataclasses.replace(module.PRESETS["quick"], **SMALL[request.param])
+LEAST_CLAIMS = 2
+OTHER_IN_FULL = ()
+
+
+@contextlib.contextmanager
+def few_engines(name, module):
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "accuracy_cost":
+        if name == "accuracy_cost":
             families = {row.family: row for row in module.TABLE if row.steps <= 5}
             patch.setattr(module, "TABLE", tuple(families.values()))
             every = module.engines
             patch.setattr(module, "engines", lambda config: [e for e in every(config) if e.name in FEW_ENGINES])
-        return module, module.run(config, Silent())
+        yield
 
 
-def test_every_field_of_the_result_is_documented_and_an_array(part):
-    module, result = part
-    for name, value in result._asdict().items():
-        assert f"{name}:" in inspect.getdoc(module.Result)
-        assert np.asarray(value).dtype.kind in "biufU"
-
-
-def test_claims_are_measured_with_a_source(part):
-    module, result = part
-    claims = module.claims(result)
-    assert len(claims) >= 2
-    assert all(isinstance(claim, Claim) and claim.source and claim.measured is not None for claim in claims)
-
-
-def test_figures_are_drawn_from_the_result(part):
-    module, result = part
-    figures = module.figures(result)
-    assert figures
-    assert all(isinstance(figure, Figure) and figure.axes for figure in figures.values())
-
-
-def test_the_full_preset_measures_at_least_what_the_quick_one_does(part):
-    module, _ = part
-    quick, full = module.PRESETS["quick"], module.PRESETS["full"]
-    for field in dataclasses.fields(quick):
-        value = getattr(quick, field.name)
-        if isinstance(value, tuple):
-            assert set(value) <= set(getattr(full, field.name))
+part = part_fixture("spectral_optimizers", SMALL, few_engines)
 
 
 # Claims on made-up results: what the paper says, and its opposite.

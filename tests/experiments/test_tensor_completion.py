@@ -1,15 +1,18 @@
 """The parts of the tensor-completion paper run end to end at a size of seconds, with claims and figures."""
 
-import dataclasses
-import importlib
+import contextlib
 import warnings
 
 import numpy as np
-import pytest
-from matplotlib.figure import Figure
 
-from experiments.runner.contract import Claim
-from experiments.runner.progress import Silent
+from tests.experiments.parts import (  # noqa: F401
+    part_fixture,
+    test_claims_are_measured_with_a_source,
+    test_every_field_of_the_result_is_documented_and_an_array,
+    test_figures_are_drawn_from_the_result,
+    test_measured_numbers_are_finite,
+    test_the_full_preset_measures_at_least_what_the_quick_one_does,
+)
 
 SMALL = {
     "ablation": {"seeds": 1, "rho_scales": (1.0,), "cap": 60, "optimum_iterations": 200},
@@ -23,47 +26,19 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module", params=SMALL)
-def part(request):
-    module = importlib.import_module(f"experiments.tensor_completion.{request.param}")
-    config = dataclasses.replace(module.PRESETS["quick"], **SMALL[request.param])
+LEAST_CLAIMS = 3
+OTHER_IN_FULL = ("left_out", "tubal_sides")
+
+
+@contextlib.contextmanager
+def sparse_rows_allowed(name, module):
     with warnings.catch_warnings():
         # So few pixels leave whole rows of the photograph unobserved.
         warnings.filterwarnings("ignore", message="mode .* has slices without an observed entry")
-        return module, module.run(config, Silent())
+        yield
 
 
-def test_every_field_of_the_result_is_documented_and_an_array(part):
-    module, result = part
-    for name, value in result._asdict().items():
-        assert f"{name}:" in module.Result.__doc__
-        assert np.asarray(value).dtype != object
-
-
-def test_claims_are_measured_numbers_with_a_source(part):
-    module, result = part
-    claims = module.claims(result)
-    assert len(claims) >= 3
-    for claim in claims:
-        assert isinstance(claim, Claim)
-        assert claim.source
-        assert np.isfinite(claim.measured)
-
-
-def test_figures_are_drawn_from_the_result(part):
-    module, result = part
-    figures = module.figures(result)
-    assert figures
-    assert all(isinstance(figure, Figure) and figure.axes for figure in figures.values())
-
-
-def test_the_full_preset_measures_at_least_what_the_quick_one_does(part):
-    module, _ = part
-    quick, full = module.PRESETS["quick"], module.PRESETS["full"]
-    for field in dataclasses.fields(quick):
-        value = getattr(quick, field.name)
-        if isinstance(value, tuple) and field.name != "left_out" and not field.name.endswith("sides"):
-            assert set(value) <= set(getattr(full, field.name))
+part = part_fixture("tensor_completion", SMALL, sparse_rows_allowed)
 
 
 def test_first_below_counts_from_one_and_gives_the_cap_to_a_miss():
