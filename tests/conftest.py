@@ -27,6 +27,22 @@ os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook(["jaxspec", "experiments"], CHECKER)
 
+
+def pytest_configure(config):
+    """Name the marker of tests that compare the last bits of programs compiled apart."""
+    config.addinivalue_line(
+        "markers", "as_users_compile: the bits depend on the compiler's settings, which are JAX's own"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Under quick compilation leave the marked tests to the process that `tests/test_as_users_compile.py` starts."""
+    if QUICK_COMPILATION in os.environ["XLA_FLAGS"]:
+        marked = [item for item in items if item.get_closest_marker("as_users_compile")]
+        items[:] = [item for item in items if item not in marked]
+        config.hook.pytest_deselected(items=marked)
+
+
 settings.register_profile("jaxspec", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("jaxspec")
 

@@ -43,21 +43,13 @@ def test_two_runs_are_one_run_for_every_policy(complete, policy):
     assert int(pieces.info.iterations) == 26
 
 
-def noisy_runs():
-    options = {"lam": 0.1, "check_every": 5, "max_iter": 100, "svt": "gram"}
-    whole, part = (complete_tensor(TENSOR, MASK, stop=Gap(tol), **options) for tol in (1e-4, 1e-1))
+@pytest.mark.as_users_compile
+def test_two_noisy_runs_with_rare_gap_checks_are_one_run(complete):
+    options = {"lam": 0.1, "check_every": 5, "max_iter": 100}
+    whole, part = complete(stop=Gap(1e-4), **options), complete(stop=Gap(1e-1), **options)
     assert bool(whole.info.converged)
     assert 0 < int(part.info.iterations) < int(whole.info.iterations)
-    assert_same_bits(complete_tensor(TENSOR, MASK, init=part, stop=Gap(1e-4), **options), whole)
-
-
-def test_two_noisy_runs_with_rare_gap_checks_are_one_run(run_python):
-    # The runs compile apart, and only JAX's own emitters round the step of all three in the same way.
-    snippet = (
-        "import jax\njax.config.update('jax_enable_x64', True)\n"
-        "from tests.completion.test_resume import noisy_runs\nnoisy_runs()\nprint('finished')"
-    )
-    assert run_python(snippet, as_users_do=True).stdout.strip() == "finished"
+    assert_same_bits(complete(part, stop=Gap(1e-4), **options), whole)
 
 
 def test_converged_completion_stops_at_once_and_goes_on_for_a_tighter_tolerance(complete):

@@ -24,6 +24,7 @@ def largest_difference(a, b):
     return max(float(abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+@pytest.mark.as_users_compile
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_jordan_muon_equals_optax_for_twenty_steps(random_tree, nesterov):
     theirs = optax.contrib.muon(0.02, weight_decay=0.1, nesterov=nesterov)
@@ -38,8 +39,7 @@ def test_jordan_muon_equals_optax_for_twenty_steps(random_tree, nesterov):
         for i in range(2):
             update, states[i] = steps[i](g, states[i], tracks[i])
             updates.append(update)
-        # Five jordan steps multiply a small singular value, and the rounding in it, by 3.4445^5 = 485.
-        assert largest_difference(*updates) <= 0.02 * 485 * np.finfo(np.float32).eps
+        assert largest_difference(*updates) <= 0.02 * 1e-5
         tracks = [optax.apply_updates(p, u) for p, u in zip(tracks, updates, strict=True)]
     assert largest_difference(*tracks) <= 2e-5
 
