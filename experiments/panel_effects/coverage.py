@@ -244,17 +244,7 @@ def claims(result: Result) -> list[Claim]:
         reason = ""
         if name.startswith("AR(1)"):
             reason = f"errors are correlated over time and the standard errors assume they are not (ratio {ratio:.2f})"
-        rows.append(
-            Claim.close_to(
-                f"95% intervals of units: {name}",
-                OURS,
-                value,
-                (LOW + HIGH) / 2,
-                (HIGH - LOW) / 2 + 1e-9,
-                quantity="coverage",
-                known_not_to_hold=reason,
-            )
-        )
+        rows.append(_within(f"95% intervals of units: {name}", value, reason))
     statement = "Units with much and with little noise are covered alike"
     pooled = "a pooled variance is too large for quiet units and too small for loud ones"
     rows += [
@@ -271,26 +261,22 @@ def claims(result: Result) -> list[Claim]:
     return rows + _of_averages(result)
 
 
+def _within(statement: str, value: Any, reason: str = "") -> Claim:
+    half = (HIGH - LOW) / 2 + 1e-9
+    return Claim.close_to(statement, OURS, value, LOW + half, half, quantity="coverage", known_not_to_hold=reason)
+
+
 def _of_averages(result: Result) -> list[Claim]:
     rows = []
     for name, coverage, spread in zip(result.averages, result.average_coverage, result.average_spread, strict=True):
-        text = (
-            f"ATE {coverage[0]:.3f}, ATT {coverage[1]:.3f} of {result.panels}; sd of z {spread[0]:.2f}, {spread[1]:.2f}"
+        reason = (
+            f"weak overlap biases averages; their standard errors are right (sd of z {spread[0]:.2f}, {spread[1]:.2f})"
         )
-        rows.append(
-            Claim(f"Coverage of averages by normal quantiles: {name}", OURS, "reported as measured", text, True)
-        )
-    student, shifted = result.small
-    widths = f"median widths {result.small_width[0]:.2f} and {result.small_width[1]:.2f}"
-    rows.append(
-        Claim(
-            "A small panel with weak overlap: Student's intervals and those by permutations",
-            OURS,
-            "reported as measured",
-            f"coverage {student:.3f} and {shifted:.3f}; {widths}",
-            True,
-        )
-    )
+        for what, value in zip(("ATE", "ATT"), coverage, strict=True):
+            rows.append(_within(f"95% intervals of the {what} by normal quantiles: {name}", value, reason))
+    for kind, value, width in zip(("Student's", "permutation"), result.small, result.small_width, strict=True):
+        statement = f"95% intervals of units, small panel, weak overlap: {kind} (median width {width:.2f})"
+        rows.append(_within(statement, value))
     return rows
 
 
