@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from jaxspec.completion.panel.arms import Arm, Factors, matmul
 from jaxspec.completion.panel.refine import degrees_of_freedom, normal_matrices
 from jaxspec.linalg import eigh, ordered
+from jaxspec.solvers.loop import CONVERGED, RUNNING, iterate
 
 
 class Design(NamedTuple):
@@ -138,17 +139,30 @@ def influence(
     def tangent(z: Array, y: Array) -> Array:
         return W * (matmul(z, design.rows.T) + matmul(design.columns, y.T))
 
-    def alternate(state: tuple) -> tuple:
-        z, y, old, k, _ = state
-        z = z + _apply(design.row_inverse, matmul(L - old, design.rows))
-        y = y + _apply(design.column_inverse, matmul((L - tangent(z, y)).T, design.columns))
-        new = tangent(z, y)
-        return z, y, new, k + 1, jnp.linalg.norm(new - old) > tol * jnp.linalg.norm(new)
+    def alternate(state: _Alternation) -> _Alternation:
+        z = state.z + _apply(design.row_inverse, matmul(L - state.psi, design.rows))
+        y = state.y + _apply(design.column_inverse, matmul((L - tangent(z, state.y)).T, design.columns))
+        psi = tangent(z, y)
+        return state._replace(z=z, y=y, psi=psi, moved=jnp.linalg.norm(psi - state.psi), iter=state.iter + 1)
+
+    def test(state: _Alternation) -> _Alternation:
+        moves = state.moved > tol * jnp.linalg.norm(state.psi)
+        return state._replace(status=jnp.where(moves, RUNNING, CONVERGED).astype(jnp.int32))
 
     z = jnp.zeros((W.shape[0], design.rows.shape[1]), dtype)
     y = jnp.zeros((W.shape[1], design.columns.shape[1]), dtype)
-    start = (z, y, jnp.zeros_like(L), jnp.zeros((), jnp.int32), jnp.array(True))
-    return jax.lax.while_loop(lambda s: s[-1] & (s[3] < max_iter), alternate, start)[2]
+    zero = jnp.zeros((), jnp.int32)
+    start = _Alternation(z, y, jnp.zeros_like(L), jnp.zeros((), dtype), zero, jnp.asarray(RUNNING, jnp.int32))
+    return iterate(alternate, test, start, max_iter=max_iter).psi
+
+
+class _Alternation(NamedTuple):
+    z: Array
+    y: Array
+    psi: Array
+    moved: Array
+    iter: Array
+    status: Array
 
 
 def _apply(inverse: Float[Array, "n p p"], vectors: Float[Array, "n p"]) -> Float[Array, "n p"]:
