@@ -81,6 +81,7 @@ class Row:
         peers: Name of a peer to its contestant.
         unit: The unit of work that times are per.
         aims: What we aim at.
+        most_rounds: Rounds at most, for a peer that takes minutes; None: as many as asked for.
     """
 
     measured: str
@@ -88,6 +89,7 @@ class Row:
     peers: dict[str, Contestant]
     unit: str = "call"
     aims: tuple[Aim, ...] = ()
+    most_rounds: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse an aim at a peer that does not take part."""

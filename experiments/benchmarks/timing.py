@@ -58,7 +58,7 @@ def measure(
 
     Args:
         row: The comparison.
-        rounds: Number of rounds.
+        rounds: Number of rounds; fewer where the row says so.
         after_round: Called after each round, outside the timed calls.
         least_seconds: Length of a sample, seconds; a call that is quicker is repeated.
         rest_seconds: Pause before each sample.
@@ -73,7 +73,7 @@ def measure(
     prepared = {name: _prepare(one, least_seconds, clock) for name, one in row.contestants.items()}
     samples: dict[str, list[float]] = {name: [] for name in prepared}
     gc.collect()
-    for _ in range(rounds):
+    for _ in range(rounds if row.most_rounds is None else min(rounds, row.most_rounds)):
         for name, one in row.contestants.items():
             time.sleep(rest_seconds)
             samples[name].append(_sample(one, prepared[name].repeats, clock))

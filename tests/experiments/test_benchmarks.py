@@ -106,6 +106,13 @@ def test_a_quick_call_is_repeated_until_a_sample_lasts():
     assert timings["ours"].seconds.tolist() == [2, 2]
 
 
+def test_a_row_may_ask_for_fewer_rounds():
+    clock = Clock()
+    row = Row("", clock.contestant("ours", [1]), {"slow": clock.contestant("slow", [100])}, most_rounds=2)
+    counts = [len(timing.measure(row, n, clock=clock, rest_seconds=0)["slow"].seconds) for n in (1, 9)]
+    assert counts == [1, 2]
+
+
 def test_work_may_be_counted_in_the_result():
     row = Row("", Contestant(lambda: jnp.arange(7), "", work=len), {})
     assert timing.measure(row, 1, least_seconds=0, rest_seconds=0)["ours"].work == 7
