@@ -1,0 +1,124 @@
+"""Checks of arguments that several modules of this package share. What is traced is not checked."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxspec.linalg.scaling import compute_dtype
+
+
+def known(*values: Any) -> bool:
+    """Whether no leaf of ``values`` is traced.
+
+    Args:
+        *values: pytrees.
+    """
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def floating(name: str, value: Any) -> Array:
+    """Array in the precision of the computation: integers become floats, half precision float32.
+
+    Args:
+        name: of the argument, for the message.
+        value: array-like.
+
+    Returns:
+        float32 or float64 array.
+
+    Raises:
+        TypeError: complex input.
+    """
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        array = array.astype(jnp.result_type(float))
+    return array.astype(compute_dtype(array, name))
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raises `ValueError` unless ``value`` is traced or holds finite numbers >= 0.
+
+    Args:
+        name: of the argument, for the message.
+        value: number or array.
+    """
+    if known(value):
+        array = np.asarray(value, float)
+        if not np.all(np.isfinite(array) & (array >= 0)):
+            raise ValueError(f"{name} is {value}; expected finite numbers >= 0")
+
+
+def check_distributions(name: str, columns: Any) -> None:
+    """Raises `ValueError` unless every column of a known matrix is a probability vector.
+
+    Sums may be off by 1e-6 (float64) or 1e-4 (float32).
+
+    Args:
+        name: of the argument, for the message.
+        columns: (V, m).
+    """
+    if not known(columns):
+        return
+    values = np.asarray(columns, float)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"{name} has shape {values.shape}; expected (V, m) with at least one entry")
+    tolerance = 1e-4 if jnp.finfo(columns.dtype).bits <= 32 else 1e-6
+    for column, p in enumerate(values.T):
+        if not np.all(np.isfinite(p)):
+            raise ValueError(f"{name}: column {column} holds {p[~np.isfinite(p)][0]}; expected finite numbers")
+        if np.any(p < 0):
+            raise ValueError(f"{name}: column {column} holds {p.min():g}; expected probabilities >= 0")
+        if abs(p.sum() - 1) > tolerance:
+            raise ValueError(f"{name}: column {column} sums to {p.sum():.9g}; expected 1")
+
+
+def check_masses(name: str, masses: Any, count: int) -> None:
+    """Raises `ValueError` unless ``masses`` are ``count`` numbers >= 0 whose sum, where known, is 1 up to 1e-4.
+
+    Args:
+        name: of the argument, for the message.
+        masses: (count,).
+        count: how many are expected.
+    """
+    if jnp.shape(masses) != (count,):
+        raise ValueError(f"{name} has shape {jnp.shape(masses)}; expected ({count},)")
+    if not known(masses):
+        return
+    values = np.asarray(masses, float)
+    if not np.all(np.isfinite(values) & (values >= 0)):
+        raise ValueError(f"{name} is {values}; expected finite numbers >= 0")
+    if abs(values.sum() - 1) > 1e-4:
+        raise ValueError(f"{name} sums to {values.sum():.9g}; expected 1")
+
+
+def masses_or_uniform(
+    name: str, masses: Any, count: int, dtype: Any, *, checked: bool = True
+) -> Float[Array, " count"]:
+    """``masses`` as an array; None: all equal to 1 / count.
+
+    Args:
+        name: of the argument, for the message.
+        masses: (count,) or None.
+        count: how many are expected.
+        dtype: of the array.
+        checked: whether to look at the values.
+    """
+    if masses is None:
+        return jnp.full((count,), 1 / count, dtype)
+    if checked:
+        check_masses(name, masses, count)
+    return jnp.asarray(masses, dtype)
+
+
+def default_gap(tol: Any, dtype: Any) -> Float[Array, ""]:
+    """Absolute duality gap at which a solver stops.
+
+    Args:
+        tol: the gap; None: 1e-6 in float32, 1e-10 in float64.
+        dtype: of the computation.
+    """
+    check_number("tol", 0.0 if tol is None else tol)
+    return jnp.asarray((1e-6 if jnp.finfo(dtype).bits <= 32 else 1e-10) if tol is None else tol, dtype)

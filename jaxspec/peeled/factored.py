@@ -1,0 +1,265 @@
+r"""The factorised program itself, ``min_{W, H} L(W H)`` over balls, not convex: gradient methods, with a certificate.
+
+L-BFGS moves freely on spheres: with a slack coordinate, ``W = r A / sqrt(||A||^2 + a^2)`` covers the whole ball of radius
+r, so that budgets that do not bind are no special case. Of the product Z = W H the duality gap of the convex program is
+computed: a global optimum is proved, not assumed.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from jaxspec.linalg import spectral_norm
+from jaxspec.peeled.certificate import LEAST_WEIGHT, loss_of, per_vector_gap
+from jaxspec.peeled.checks import check_number, default_gap
+from jaxspec.peeled.loss import ScaledLoss
+from jaxspec.peeled.problem import FactoredSolution, LayerPeeledProblem
+from jaxspec.peeled.projection import project_to_ball, projected
+from jaxspec.solvers.loop import CONVERGED, DIVERGED, RUNNING, iterate
+
+_METHODS = ("lbfgs", "sgd")
+# optax's own choices but for the memory: the problems are small and badly scaled near the optimum.
+_MEMORY = 20
+
+
+class _Static(NamedTuple):
+    dim: int
+    method: str
+    max_iter: int
+    check_every: int
+    init_scale: float
+
+
+def solve_factored(
+    key: Key[Array, ""],
+    problem: LayerPeeledProblem,
+    dim: int,
+    *,
+    method: str = "lbfgs",
+    tol: Any = None,
+    grad_tol: Any = None,
+    max_iter: int | None = None,
+    check_every: int = 10,
+    learning_rate: Any = 10.0,
+    momentum: Any = 0.9,
+    init_scale: float | None = None,
+) -> FactoredSolution:
+    """A stationary point of ``min L(W H)`` within the budgets, from a random start.
+
+    Below the rank of the convex solution the gap stays positive: it bounds the loss against all dimensions. Per-vector
+    budgets are solved by this function alone, with a gap that weighs rows and columns by their multipliers; at
+    ``dim >= V + m`` every problem has its global optimum here. Maps over keys and problems by `jax.vmap`.
+
+    Args:
+        key: random key of the start.
+        problem: with Frobenius or per-vector budgets.
+        dim: inner dimension d >= 1 (static).
+        method: ``"lbfgs"``, or ``"sgd"``: projected gradient with momentum, ``optax.chain(optax.sgd(learning_rate,
+            momentum), project_to_ball(...))``, ``max_iter`` steps (static). Coordinate-wise methods such as Adam break
+            the rotation invariance and stall.
+        tol: duality gap, in nats, at which to stop; None: 1e-10 (float64), 1e-6 (float32).
+        grad_tol: norm of the gradient along the budgets at which to stop; None: 1e-9 (float64), 1e-5 (float32).
+        max_iter: iterations at most (static); None: 2000.
+        check_every: iterations between two looks (static).
+        learning_rate: of ``"sgd"``; the gradient of a context is proportional to its weight.
+        momentum: of ``"sgd"``, in [0, 1).
+        init_scale: standard deviation of the start's entries; None: 1 for ``"lbfgs"`` (relative to the slack), 0.3 for
+            ``"sgd"``. 0 is a saddle.
+
+    Returns:
+        The point, its certificate and its gradient.
+
+    Raises:
+        ValueError: for an argument out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> problem = LayerPeeledProblem(jnp.eye(3), budget_W=1.0)
+        >>> solution = solve_factored(jax.random.key(0), problem, 2)
+        >>> (solution.W @ solution.H).round(2)[0]
+        Array([ 1. , -0.5, -0.5], dtype=float32)
+    """
+    if method not in _METHODS:
+        raise ValueError(f"method is {method!r}; expected one of {_METHODS}")
+    if dim < 1:
+        raise ValueError(f"dim is {dim}; expected an integer >= 1")
+    check_number("learning_rate", learning_rate)
+    check_number("momentum", momentum)
+    scale = (1.0 if method == "lbfgs" else 0.3) if init_scale is None else float(init_scale)
+    if not 0 < scale < math.inf:
+        raise ValueError(f"init_scale is {scale}; expected a finite number > 0: 0 is a saddle")
+    dtype = problem.targets.dtype
+    if grad_tol is None:
+        grad_tol = 1e-5 if jnp.finfo(dtype).bits <= 32 else 1e-9
+    tolerances = default_gap(tol, dtype), jnp.asarray(grad_tol, dtype)
+    static = _Static(dim, method, 2000 if max_iter is None else max_iter, check_every, scale)
+    if method == "lbfgs":
+        return _lbfgs(key, problem, tolerances, static)
+    return _sgd(key, problem, tolerances, (jnp.asarray(learning_rate, dtype), jnp.asarray(momentum, dtype)), static)
+
+
+class _Factors(NamedTuple):
+    """Factors in the coordinates of the scaled loss."""
+
+    W: Array
+    H: Array
+
+
+class _Program(eqx.Module):
+    problem: LayerPeeledProblem
+    loss: ScaledLoss
+
+    @property
+    def radii(self) -> _Factors:
+        """Of the balls: whole factors, or their rows and columns."""
+        problem = self.problem
+        V, m = problem.shape if problem.norm == "frobenius" else (1, 1)
+        return _Factors(jnp.sqrt(V * problem.budget_W), jnp.sqrt(m * problem.budget_H))
+
+    @property
+    def axes(self) -> _Factors:
+        """Over which the norms run."""
+        return _Factors(None, None) if self.problem.norm == "frobenius" else _Factors(1, 0)
+
+    def value(self, factors: _Factors) -> Array:
+        return self.loss(_product(factors))[0]
+
+    def certified(self, factors: _Factors) -> tuple[Array, Array, Array]:
+        """Value, gap and norm of the gradient along the budgets."""
+        Z = _product(factors)
+        value, G = self.loss(Z)
+        by_factor = _Factors(_matmul(G, factors.H.T), _matmul(factors.W.T, G))
+        tangents, pulls = zip(*map(_tangent, factors, by_factor, self.radii, self.axes), strict=True)
+        grad_norm = jnp.sqrt(sum(jnp.sum(t**2) for t in tangents))
+        if self.problem.norm == "frobenius":
+            return value, jnp.vdot(G, Z) + self.problem.radius * spectral_norm(G), grad_norm
+        a, b = (_simplex(pull.ravel()) for pull in pulls)
+        return value, per_vector_gap(Z, self.problem, a, b), grad_norm
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _product(factors: _Factors) -> Array:
+    return _matmul(factors.W, factors.H)
+
+
+def _tangent(x: Array, gradient: Array, radius: Array, axis: int | None) -> tuple[Array, Array]:
+    """Gradient without what only presses against the ball, and how hard it presses: ``-<gradient, x>``."""
+    square = jnp.sum(x**2, axis=axis, keepdims=True)
+    pull = -jnp.sum(gradient * x, axis=axis, keepdims=True)
+    on_boundary = square >= radius**2 * (1 - 1e-6)
+    multiplier = jnp.where(on_boundary & (pull > 0), pull / jnp.where(square > 0, square, 1), 0)
+    return gradient + multiplier * x, pull
+
+
+def _simplex(pulls: Array) -> Array:
+    """Multipliers as weights: clipped from below, sum 1; equal where all of them vanish."""
+    largest = jnp.max(pulls)
+    shares = jnp.where(largest > 0, pulls / jnp.where(largest > 0, largest, 1), 1)
+    clipped = jnp.maximum(shares / jnp.sum(jnp.maximum(shares, 0)), LEAST_WEIGHT)
+    return clipped / jnp.sum(clipped)
+
+
+class _Lifted(NamedTuple):
+    """A point of a ball as part of a unit vector: entries, and one slack for each norm."""
+
+    entries: _Factors
+    slack: _Factors
+
+
+def _lowered(program: _Program, point: _Lifted) -> _Factors:
+    def lower(x: Array, slack: Array, radius: Array, axis: int | None) -> Array:
+        return radius * x / jnp.sqrt(jnp.sum(x**2, axis=axis, keepdims=True) + slack**2)
+
+    return _Factors(*map(lower, point.entries, point.slack, program.radii, program.axes))
+
+
+def _program(problem: LayerPeeledProblem) -> _Program:
+    return _Program(problem, loss_of(problem))
+
+
+def _start(key: Array, problem: LayerPeeledProblem, static: _Static) -> _Factors:
+    (V, m), dtype = problem.shape, problem.targets.dtype
+    keys = jax.random.split(key)
+    W = static.init_scale * jax.random.normal(keys[0], (V, static.dim), dtype)
+    return _Factors(W, static.init_scale * jax.random.normal(keys[1], (static.dim, m), dtype))
+
+
+class _State(NamedTuple):
+    point: _Lifted
+    optimiser: Any
+    iter: Array
+    status: Array
+
+
+@eqx.filter_jit
+def _lbfgs(
+    key: Array, problem: LayerPeeledProblem, tolerances: tuple[Array, Array], static: _Static
+) -> FactoredSolution:
+    program = _program(problem)
+    entries = _start(key, problem, static)
+    shape = [jnp.sum(x, axis=axis, keepdims=True) for x, axis in zip(entries, program.axes, strict=True)]
+    point = _Lifted(entries, _Factors(*(jnp.ones_like(x) for x in shape)))
+
+    def objective(point: _Lifted) -> Array:
+        return program.value(_lowered(program, point))
+
+    optimiser = optax.lbfgs(memory_size=_MEMORY)
+    value_and_grad = optax.value_and_grad_from_state(objective)
+
+    def step(state: _State) -> _State:
+        value, grad = value_and_grad(state.point, state=state.optimiser)
+        updates, memory = optimiser.update(
+            grad, state.optimiser, state.point, value=value, grad=grad, value_fn=objective
+        )
+        return _State(optax.apply_updates(state.point, updates), memory, state.iter + 1, state.status)
+
+    def test(state: _State) -> _State:
+        value, gap, grad_norm = program.certified(_lowered(program, state.point))
+        done = (gap <= tolerances[0]) | (grad_norm <= tolerances[1])
+        status = jnp.where(jnp.isfinite(value), jnp.where(done, CONVERGED, RUNNING), DIVERGED)
+        return state._replace(status=status.astype(jnp.int32))
+
+    zero = jnp.zeros((), jnp.int32)
+    first = _State(point, optimiser.init(point), zero, zero)
+    last = iterate(step, test, first, max_iter=static.max_iter, check_every=static.check_every)
+    return _finished(program, _lowered(program, last.point), tolerances, last.iter)
+
+
+@eqx.filter_jit
+def _sgd(
+    key: Array,
+    problem: LayerPeeledProblem,
+    tolerances: tuple[Array, Array],
+    rates: tuple[Array, Array],
+    static: _Static,
+) -> FactoredSolution:
+    program = _program(problem)
+    axes = None if program.axes.W is None else program.axes
+    optimiser = optax.chain(optax.sgd(*rates), project_to_ball(program.radii, axis=axes))
+    start = _Factors(*map(projected, _start(key, problem, static), program.radii, program.axes))
+
+    def step(carry: tuple[_Factors, Any], _: None) -> tuple[tuple[_Factors, Any], None]:
+        factors, state = carry
+        updates, state = optimiser.update(jax.grad(program.value)(factors), state, factors)
+        return (optax.apply_updates(factors, updates), state), None
+
+    (factors, _), _ = jax.lax.scan(step, (start, optimiser.init(start)), length=static.max_iter)
+    return _finished(program, factors, tolerances, jnp.asarray(static.max_iter, jnp.int32))
+
+
+def _finished(
+    program: _Program, factors: _Factors, tolerances: tuple[Array, Array], iterations: Array
+) -> FactoredSolution:
+    value, gap, grad_norm = program.certified(factors)
+    converged = (gap <= tolerances[0]) | (grad_norm <= tolerances[1])
+    scale = program.loss.scale
+    H = jnp.where(scale > 0, factors.H / jnp.where(scale > 0, scale, 1), 0)
+    return FactoredSolution(factors.W, H, value, gap, grad_norm, iterations, converged)
