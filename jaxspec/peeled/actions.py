@@ -95,7 +95,8 @@ class PermutationAction:
             ValueError: p not prime, or a multiplier divisible by p.
 
         Example:
-            >>> is_two_homogeneous(PermutationAction.affine(7, [2])), is_two_transitive(PermutationAction.affine(7, [2]))
+            >>> squares = PermutationAction.affine(7, [2])
+            >>> is_two_homogeneous(squares), is_two_transitive(squares)
             (True, False)
         """
         _check_prime("p", p)

@@ -1,4 +1,4 @@
-"""Reynolds averages, the projection onto matrices that a permutation action leaves alone, and targets cut into orbits."""
+"""Reynolds averages, projections onto what a permutation action leaves alone; targets cut into orbits of columns."""
 
 from typing import Any, NamedTuple
 

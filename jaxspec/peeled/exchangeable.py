@@ -43,8 +43,9 @@ def solve_exchangeable(
 ) -> PeeledSolution:
     """The optimum of `solve_logits` for orbits under a group with one orbit on unordered pairs of tokens.
 
-    Two nested scalar roots, no factorisation, ``O(R V)``: 2-transitive groups (all permutations, affine maps, PSL(2, q),
-    the Fano plane) and 2-homogeneous ones. The value is a lower bound for the factorised program of any dimension.
+    Two nested scalar roots, no factorisation, ``O(R V)``: 2-transitive groups (all permutations, affine maps,
+    PSL(2, q), the Fano plane) and 2-homogeneous ones. The value is a lower bound for the factorised program of any
+    dimension.
 
     Args:
         representatives: one target column for each context orbit, (V, R).
@@ -148,7 +149,7 @@ def _columns(targets: Array, pi: Array, size: Array, square: Array) -> Float[Arr
 
 
 def _inner(targets: Array, c: Array, s: Array) -> tuple[Array, Array]:
-    """z and s at given c. ``sum_i z_i``, which must vanish, is concave and increasing in s."""
+    """Z and s at given c. ``sum_i z_i``, which must vanish, is concave and increasing in s."""
     V = targets.shape[0]
     x = targets / c - jnp.log(c)
 

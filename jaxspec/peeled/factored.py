@@ -1,8 +1,8 @@
 r"""The factorised program itself, ``min_{W, H} L(W H)`` over balls, not convex: gradient methods, with a certificate.
 
-L-BFGS moves freely on spheres: with a slack coordinate, ``W = r A / sqrt(||A||^2 + a^2)`` covers the whole ball of radius
-r, so that budgets that do not bind are no special case. Of the product Z = W H the duality gap of the convex program is
-computed: a global optimum is proved, not assumed.
+L-BFGS moves freely on spheres: with a slack coordinate, ``W = r A / sqrt(||A||^2 + a^2)`` covers the whole ball of
+radius r, so that budgets that do not bind are no special case. Of the product Z = W H the duality gap of the convex
+program is computed: a global optimum is proved, not assumed.
 """
 
 import math
@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from jaxspec.linalg import spectral_norm
 from jaxspec.peeled.certificate import LEAST_WEIGHT, loss_of, per_vector_gap

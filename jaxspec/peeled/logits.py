@@ -123,9 +123,10 @@ def solve_logits_penalised(
     init: Any = None,
     checked: bool = True,
 ) -> PeeledSolution:
-    r"""``min_Z L(Z) + lam ||Z||_*``: weight decay ``lam_W/2 ||W||_F^2 + lam_H/2 ||H||_F^2``, ``lam = sqrt(lam_W lam_H)``.
+    r"""``min_Z L(Z) + lam ||Z||_*``: the program with weight decay in place of budgets.
 
-    Zero exactly when lam is at least the spectral norm of the gradient at 0. Gap: primal minus dual value at
+    The decay ``lam_W/2 ||W||_F^2 + lam_H/2 ||H||_F^2`` gives ``lam = sqrt(lam_W lam_H)``. The solution is zero exactly
+    when lam is at least the spectral norm of the gradient at 0. Gap: primal minus dual value at
     ``Q_t = P + t (softmax(Z) - P)``, ``t = min(1, lam / ||G||_op)``.
 
     Args:

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def cross_entropies(logits: Float[Array, "V m"], targets: Float[Array, "V m"]) -> Float[Array, " m"]:
@@ -39,7 +39,7 @@ def loss_and_gradient(
 
 def unbounded_logits(
     targets: Float[Array, "V m"], weights: Float[Array, " m"]
-) -> tuple[Float[Array, "V m"], Float[Array, ""]]:
+) -> tuple[Float[Array, "V m"], Bool[Array, ""]]:
     """Minimiser without a budget: the logarithm of the targets, columns centred, 0 where the weight is 0.
 
     Args:

@@ -1,7 +1,7 @@
 """Is it more than chance? Null models for the statistics of `geometry` and `circular`.
 
-Three questions, three nulls: shuffled orders of the same tokens (`permutation_test`), Gaussian rows (`gaussian_test`) and
-other tokens of the same table (`token_set_test`).
+Three questions, three nulls: shuffled orders of the same tokens (`permutation_test`), Gaussian rows (`gaussian_test`)
+and other tokens of the same table (`token_set_test`).
 """
 
 import math
