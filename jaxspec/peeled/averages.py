@@ -36,8 +36,8 @@ def reynolds(M: Float[Array, "*batch V m"], labels: Any, count: int) -> Float[Ar
         Array([[2., 1.],
                [1., 2.]], dtype=float32)
     """
-    if jnp.shape(labels) != M.shape[-2:]:
-        raise ValueError(f"labels has shape {jnp.shape(labels)}; expected {M.shape[-2:]}")
+    if np.shape(labels) != M.shape[-2:]:
+        raise ValueError(f"labels has shape {np.shape(labels)}; expected {M.shape[-2:]}")
     return _reynolds(M, jnp.asarray(labels), count)
 
 

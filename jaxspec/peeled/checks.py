@@ -83,8 +83,8 @@ def check_masses(name: str, masses: Any, count: int) -> None:
         masses: (count,).
         count: how many are expected.
     """
-    if jnp.shape(masses) != (count,):
-        raise ValueError(f"{name} has shape {jnp.shape(masses)}; expected ({count},)")
+    if np.shape(masses) != (count,):
+        raise ValueError(f"{name} has shape {np.shape(masses)}; expected ({count},)")
     if not known(masses):
         return
     values = np.asarray(masses, float)

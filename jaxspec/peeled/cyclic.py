@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from jaxspec.linalg import ordered, singular_values
@@ -80,8 +81,8 @@ def _start(shape: tuple[int, ...], init: Any, blocks: Array) -> Array:
     if init is None:
         return jnp.zeros_like(blocks)
     logits = init.logits if isinstance(init, PeeledSolution) else init
-    if jnp.shape(logits) != shape:
-        raise ValueError(f"init has shape {jnp.shape(logits)}; expected {shape}")
+    if np.shape(logits) != shape:
+        raise ValueError(f"init has shape {np.shape(logits)}; expected {shape}")
     return jnp.asarray(logits, blocks.dtype).reshape(blocks.shape)
 
 

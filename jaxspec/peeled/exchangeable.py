@@ -14,6 +14,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxspec.peeled.actions import PermutationAction, is_transitive, pair_orbit_count
@@ -82,7 +83,7 @@ def solve_exchangeable(
         if not is_transitive(action) or pairs > 1:
             raise ValueError(f"action has {pairs} orbits on unordered pairs of tokens; expected 1")
         if checked and known(program.targets, program.size):
-            check_orbit_sizes(program.targets, action, [int(size) for size in program.size])
+            check_orbit_sizes(program.targets, action, np.asarray(orbit_size))
     return _solve(program, default_gap(tol, program.targets.dtype))
 
 
@@ -131,7 +132,7 @@ def _columns(targets: Array, pi: Array, size: Array, square: Array) -> Float[Arr
     bound = jnp.sum(jnp.where(weighted, size * deviation * pi**2, 0)) / square
     state = jnp.log(jnp.where(bound > 0, bound, 1)) / 2, jnp.full(pi.shape, jnp.log(V), targets.dtype)
 
-    def newton(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
+    def newton(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
         log_mu, s = state
         c = jnp.exp(log_mu) / pi
         z, s = _inner(targets, c, s)
@@ -157,7 +158,7 @@ def _inner(targets: Array, c: Array, s: Array) -> tuple[Array, Array]:
         y = _log_omega(x - s)
         return y, s + jnp.log(c) + y
 
-    def newton(_: int, s: Array) -> Array:
+    def newton(_: Any, s: Array) -> Array:
         y, z = logits(s)
         omega = jnp.exp(y)
         total, slope = jnp.sum(z, axis=0), jnp.sum(omega / (1 + omega), axis=0)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxspec.linalg import ordered, singular_values, spectral_norm
@@ -204,8 +205,8 @@ def _start(problem: LayerPeeledProblem, init: Any) -> Array:
     if init is None:
         return jnp.zeros_like(problem.targets)
     logits = init.logits if isinstance(init, PeeledSolution) else init
-    if jnp.shape(logits) != problem.shape:
-        raise ValueError(f"init has shape {jnp.shape(logits)}; expected {problem.shape}")
+    if np.shape(logits) != problem.shape:
+        raise ValueError(f"init has shape {np.shape(logits)}; expected {problem.shape}")
     if known(logits) and not bool(jnp.all(jnp.isfinite(jnp.asarray(logits)))):
         raise ValueError("init holds entries that are not finite")
     # Columns without weight have no gradient: they stay where they start, which must be 0.

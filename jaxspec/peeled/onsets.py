@@ -88,7 +88,7 @@ def _onsets(kernel: Array, grid: Array, steps: int, limits: Limits) -> Array:
     high = grid[first]
     low = jnp.where(first > 0, grid[first - 1], 0)
 
-    def bisect(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def bisect(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = (low + high) / 2
         found = jnp.diagonal(jax.vmap(modes)(middle))

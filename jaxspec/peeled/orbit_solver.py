@@ -94,8 +94,8 @@ def solve_orbits(
     start = jnp.zeros_like(program.targets)
     if init is not None:
         logits = init.logits if isinstance(init, PeeledSolution) else init
-        if jnp.shape(logits) != start.shape:
-            raise ValueError(f"init has shape {jnp.shape(logits)}; expected {start.shape}")
+        if np.shape(logits) != start.shape:
+            raise ValueError(f"init has shape {np.shape(logits)}; expected {start.shape}")
         start = jnp.where(program.mass > 0, jnp.asarray(logits, start.dtype), 0)
     count, labels = orbitals(action)
     tol = default_gap(tol, start.dtype)
@@ -126,8 +126,8 @@ def orbit_program(
     if targets.ndim != 2:
         raise ValueError(f"representatives has shape {targets.shape}; expected (V, R)")
     V, R = targets.shape
-    if jnp.shape(orbit_size) != (R,):
-        raise ValueError(f"orbit_size has shape {jnp.shape(orbit_size)}; expected ({R},)")
+    if np.shape(orbit_size) != (R,):
+        raise ValueError(f"orbit_size has shape {np.shape(orbit_size)}; expected ({R},)")
     if checked:
         check_distributions("representatives", targets)
         check_number("budget_W", budget_W)

@@ -126,12 +126,16 @@ def test_several_orbits_of_contexts_by_three_routes():
         np.testing.assert_allclose(full.logits, circulant(blocks.logits), atol=1e-8)
         np.testing.assert_allclose(orbits.logits, blocks.logits[0].T, atol=1e-6)
         np.testing.assert_allclose(full.singular_values, blocks.singular_values[:7], atol=1e-8)
-        assert float(duality_gap(circulant(blocks.logits), LayerPeeledProblem(circulant(kernels), full_weights))) < 2e-10
+        assert (
+            float(duality_gap(circulant(blocks.logits), LayerPeeledProblem(circulant(kernels), full_weights))) < 2e-10
+        )
 
 
 def test_blocks_of_tokens_and_contexts_agree_with_the_full_program():
     rng = np.random.default_rng(0)
-    kernels = np.moveaxis(rng.dirichlet(np.ones(8), 3).reshape(3, 2, 4), 0, 1)  # two token, three context orbits of four
+    kernels = np.moveaxis(
+        rng.dirichlet(np.ones(8), 3).reshape(3, 2, 4), 0, 1
+    )  # two token, three context orbits of four
     blocks = solve_cyclic(kernels, 1.5)
     full = solve_logits(LayerPeeledProblem(circulant(kernels), budget_W=1.5))
     assert bool(blocks.converged)
