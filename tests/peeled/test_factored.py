@@ -1,0 +1,139 @@
+"""The factorised program, which is not convex, reaches the optimum of the convex one: with a proof."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxspec.peeled import (
+    LayerPeeledProblem,
+    balancedness_defect,
+    circulant,
+    circulant_defect,
+    duality_gap,
+    factorization_defect,
+    geometric_kernel,
+    project_to_ball,
+    solve_cyclic,
+    solve_factored,
+    solve_logits,
+)
+from tests.peeled.oracles import ASYM7, random_targets
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return jax.random.split(jax.random.key(0), 4)
+
+
+def test_at_the_rank_every_start_ends_in_the_global_optimum(keys):
+    p = geometric_kernel(7, 1.0)
+    problem = LayerPeeledProblem(circulant(p), budget_W=0.5, budget_H=2.0)
+    optimum = solve_cyclic(p, 1.0, tol=1e-13)
+    found = jax.vmap(lambda key: solve_factored(key, problem, 6, tol=1e-13))(keys)
+    assert bool(found.converged.all())
+    np.testing.assert_allclose(found.value, optimum.value, atol=1e-10)
+    assert np.all(np.asarray(found.gap) < 1e-7)
+    for W, H in zip(found.W, found.H, strict=True):
+        np.testing.assert_allclose(jnp.sum(W**2) / 7, 0.5, rtol=1e-9)
+        np.testing.assert_allclose(jnp.sum(H**2) / 7, 2.0, rtol=1e-9)
+        defects = [circulant_defect(W @ H), circulant_defect(W @ W.T), circulant_defect(H.T @ H)]
+        assert max(float(d) for d in [*defects, balancedness_defect(W, H), factorization_defect(W, W @ H)]) < 1e-7
+    np.testing.assert_allclose(duality_gap(found.W[0] @ found.H[0], problem), found.gap[0], atol=1e-12)
+
+
+def test_below_the_rank_the_value_is_higher_and_the_gap_says_so(keys):
+    """An odd dimension splits a pair of conjugate frequencies: no circulant, no proof."""
+    p = jnp.asarray(ASYM7)
+    problem = LayerPeeledProblem(circulant(p))
+    optimum = solve_cyclic(p, 1.0)
+    found = jax.vmap(lambda key: solve_factored(key, problem, 3))(keys)
+    assert bool(found.converged.all())  # stationary
+    excess = np.asarray(found.value - optimum.value)
+    assert np.all(excess > 1e-2)
+    assert np.all(np.asarray(found.gap) >= excess)
+    assert float(circulant_defect(found.W[0] @ found.H[0])) > 0.1
+    # The same compiled program where the budget does not bind.
+    loose = LayerPeeledProblem(jnp.tile(jnp.asarray([0.2, 0.2, 0.2, 0.1, 0.1, 0.1, 0.1])[:, None], 7), budget_W=5.0)
+    inside = solve_factored(keys[0], loose, 3)
+    entropy = -float(jnp.sum(loose.targets[:, 0] * jnp.log(loose.targets[:, 0])))
+    np.testing.assert_allclose(inside.value, entropy, atol=1e-10)
+    assert float(jnp.sum(inside.W**2)) < 7 * 5 * (1 + 1e-12)
+
+
+def test_one_dimension_and_no_budget():
+    problem = LayerPeeledProblem(random_targets(0, 5, 7), budget_W=0.3)
+    one = solve_factored(jax.random.key(0), problem, 1)
+    assert (one.W.shape, one.H.shape) == ((5, 1), (1, 7))
+    assert float(one.value) > float(solve_logits(problem).value)
+    nothing = solve_factored(jax.random.key(0), LayerPeeledProblem(problem.targets, budget_W=0.0), 1)
+    np.testing.assert_allclose(nothing.value, np.log(5), rtol=1e-14)
+    assert float(nothing.gap) == 0
+    assert bool(nothing.converged)
+
+
+def test_per_vector_budgets_are_harder_and_certified(keys):
+    P = random_targets(0, 5, 7)
+    problem = LayerPeeledProblem(P, budget_W=0.5, budget_H=2.0, norm="per_vector")
+    found = jax.vmap(lambda key: solve_factored(key, problem, 12))(keys)
+    assert np.all(np.asarray(found.gap) < 1e-8)
+    assert np.all(np.asarray(found.gap) > -1e-12)
+    np.testing.assert_allclose(found.value, found.value[0], atol=1e-8)
+    assert np.all(np.asarray(jnp.sum(found.W**2, 2)) <= 0.5 * (1 + 1e-12))
+    assert np.all(np.asarray(jnp.sum(found.H**2, 1)) <= 2.0 * (1 + 1e-12))
+    relaxed = solve_logits(LayerPeeledProblem(P))
+    assert float(found.value[0]) > float(relaxed.value) + 1e-3
+    # Equal weights certify only against the relaxation.
+    Z = found.W[0] @ found.H[0]
+    assert float(duality_gap(Z, problem)) >= float(found.value[0] - relaxed.value) - 1e-10
+    transitive = LayerPeeledProblem(circulant(geometric_kernel(5, 1.0)), norm="per_vector")
+    same = solve_factored(keys[0], transitive, 10)
+    assert float(same.gap) < 1e-8
+    np.testing.assert_allclose(same.value, solve_cyclic(geometric_kernel(5, 1.0), 1.0).value, atol=1e-9)
+
+
+def test_projected_sgd_reaches_the_optimum(keys):
+    p = geometric_kernel(7, 1.0)
+    problem = LayerPeeledProblem(circulant(p))
+    found = solve_factored(keys[0], problem, 8, method="sgd", max_iter=3000, tol=1e-6)
+    np.testing.assert_allclose(found.value, solve_cyclic(p, 1.0).value, atol=1e-9)
+    assert bool(found.converged)
+    assert float(circulant_defect(found.W @ found.W.T)) < 1e-4
+    short = solve_factored(keys[0], problem, 8, method="sgd", max_iter=5)
+    assert not bool(short.converged)
+    rows = LayerPeeledProblem(problem.targets, norm="per_vector")
+    by_row = solve_factored(keys[0], rows, 8, method="sgd", max_iter=3000, tol=1e-6)
+    np.testing.assert_allclose(by_row.value, found.value, atol=1e-8)
+    np.testing.assert_allclose(jnp.sum(by_row.W**2, 1), 1, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_project_to_ball_keeps_parameters_in_their_balls(scale):
+    params = {
+        "head": scale * jnp.asarray([[3.0, 4.0], [0.0, 0.5]], jnp.float32),
+        "bias": scale * jnp.ones(2, jnp.float32),
+    }
+    updates = {"head": scale * jnp.full((2, 2), 3.0, jnp.float32), "bias": jnp.zeros(2, jnp.float32)}
+    tx = project_to_ball({"head": 2 * scale, "bias": jnp.inf})
+    steps, _ = tx.update(updates, tx.init(params), params)
+    moved = optax.apply_updates(params, steps)
+    free = np.asarray(params["head"], float) / scale + 3.0
+    np.testing.assert_allclose(moved["head"] / scale, 2 * free / np.linalg.norm(free), rtol=1e-5)
+    assert np.array_equal(moved["bias"], params["bias"])
+    rows = project_to_ball(scale, axis={"head": 1, "bias": 0})
+    steps, _ = rows.update(updates, rows.init(params), params)
+    lengths = np.linalg.norm(np.asarray(optax.apply_updates(params, steps)["head"], float) / scale, axis=1)
+    np.testing.assert_allclose(lengths, 1, rtol=1e-5)
+
+
+def test_project_to_ball_inside_changes_nothing_and_zero_radius_ends_at_zero():
+    w = jnp.asarray([0.1, 0.2])
+    tx = optax.chain(optax.sgd(0.1), project_to_ball(1.0))
+    updates, _ = tx.update(w, tx.init(w), w)
+    np.testing.assert_allclose(updates, -0.1 * w, atol=1e-17)
+    point = project_to_ball(0.0)
+    updates, _ = point.update(w, point.init(w), w)
+    np.testing.assert_array_equal(w + updates, 0)
