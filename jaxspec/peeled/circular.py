@@ -95,7 +95,9 @@ def mode_power(G: Float[Array, "n n"]) -> Float[Array, " K"]:
     # cos^T G cos + sin^T G sin = n f^* G f, the same for k and n - k; the frequency n/2 stands alone.
     energies = jnp.sum(jnp.matmul(waves, G, precision="highest") * waves, axis=1).reshape(2, -1).sum(0)
     energies = energies * np.where(2 * np.arange(1, n // 2 + 1) == n, 1, 2)
-    return safe_ratio(jnp.maximum(energies, 0), jnp.maximum(jnp.sum(energies), 0))
+    energies = jnp.maximum(energies, 0)
+    rounding = n**2 * 8 * jnp.finfo(G.dtype).eps * jnp.max(jnp.abs(G), initial=0)
+    return jnp.where(jnp.sum(energies) > rounding, safe_ratio(energies, jnp.sum(energies)), 0)
 
 
 class CyclicOrder(NamedTuple):
@@ -196,8 +198,10 @@ def all_orders(n: int) -> np.ndarray:
     Args:
         n: number of tokens, at most 9.
     """
-    rest = np.array(list(itertools.permutations(range(1, n))), dtype=np.int32).reshape(-1, n - 1)
-    kept = rest[rest[:, 0] <= rest[:, -1]] if n > 1 else rest
+    if n == 1:
+        return np.zeros((1, 1), np.int32)
+    rest = np.array(list(itertools.permutations(range(1, n))), dtype=np.int32)
+    kept = rest[rest[:, 0] <= rest[:, -1]]
     return np.concatenate([np.zeros((len(kept), 1), np.int32), kept], axis=1)
 
 

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxspec.linalg import spectral_map
+from jaxspec.linalg.scaling import power_of_two_scale
 from jaxspec.peeled.averages import reynolds
 from jaxspec.solvers.stopping import safe_ratio
 
 
-def circulant_defect(M: Float[Array, "n n"]) -> Float[Array, ""]:
+def circulant_defect(M: Float[Array, "m n"]) -> Float[Array, ""]:
     """``||M - Pi M||_F / ||M||_F`` with the projection Pi on circulant matrices; in [0, 1], 0 for the zero matrix.
 
     Args:
@@ -59,6 +60,7 @@ def group_defect(M: Float[Array, "V m"], labels: Any, count: int | None = None) 
         1.0
     """
     count = int(jnp.max(jnp.asarray(labels), initial=-1)) + 1 if count is None else count
+    M = _scaled(M)
     return safe_ratio(jnp.linalg.norm(M - reynolds(M, labels, count)), jnp.linalg.norm(M))
 
 
@@ -103,7 +105,7 @@ def equinorm_cv(W: Float[Array, "V d"]) -> Float[Array, ""]:
         >>> float(equinorm_cv(jnp.array([[3.0, 4.0], [0.0, 5.0]])))
         0.0
     """
-    norms = jnp.linalg.norm(W, axis=1)
+    norms = jnp.linalg.norm(_scaled(W), axis=1)
     return safe_ratio(jnp.std(norms), jnp.mean(norms))
 
 
@@ -146,9 +148,10 @@ def cosines(W: Float[Array, "V d"], *, center: bool = False) -> Float[Array, "V 
         Array([[1.   , 0.707],
                [0.707, 1.   ]], dtype=float32)
     """
-    W = _centred(W) if center else W
+    W = _scaled(_centred(W) if center else W)
     norms = jnp.linalg.norm(W, axis=1, keepdims=True)
-    return _gram(W / jnp.where(norms > 0, norms, 1))
+    rows = W / jnp.where(norms > 0, norms, 1)
+    return jnp.matmul(rows, rows.T, precision="highest")
 
 
 def balancedness_defect(W: Float[Array, "V d"], H: Float[Array, "d m"]) -> Float[Array, ""]:
@@ -193,7 +196,14 @@ def _centred(W: Array) -> Array:
     return W - jnp.mean(W, axis=0)
 
 
+def _scaled(M: Array) -> Array:
+    """M over a power of two next to its largest entry: squares neither overflow nor vanish."""
+    return M / power_of_two_scale(M)
+
+
 def _gram(W: Array) -> Array:
+    """Gram matrix of the rows, up to scale."""
+    W = _scaled(W)
     # TF32 would spoil defects at 1e-3.
     return jnp.matmul(W, W.T, precision="highest")
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxspec.peeled.checks import check_number
+from jaxspec.peeled.checks import check_number, known
 
 
 def von_mises_kernel(n: int, kappa: float, shift: int = 1) -> Float[Array, " n"]:
@@ -48,13 +48,15 @@ def geometric_kernel(n: int, ell: float, shift: int = 1) -> Float[Array, " n"]:
         Probabilities, in the default precision.
 
     Raises:
-        ValueError: ``n < 1``, or ``ell`` negative or not finite.
+        ValueError: ``n < 1``, or ``ell`` not positive and finite.
 
     Example:
         >>> geometric_kernel(3, 1.0).round(3)
         Array([0.212, 0.576, 0.212], dtype=float32)
     """
     check_number("ell", ell)
+    if known(ell) and not ell > 0:
+        raise ValueError(f"ell is {ell}; expected a number > 0")
     ahead = (_cycle(n) - shift) % n
     return jax.nn.softmax(-jnp.minimum(ahead, n - ahead) / ell)
 
