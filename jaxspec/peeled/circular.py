@@ -154,7 +154,7 @@ def discover_cyclic_order(G: Any, *, key: Key[Array, ""], refine: bool = True, n
     if num_null < 1:
         raise ValueError(f"num_null is {num_null}; expected an integer >= 1")
     order, score, null = _discover(G, key, refine, num_null)
-    order = canonical_order(np.asarray(order))
+    order = canonical_order(np.asarray(order, np.int64))
     slack = rounding_slack(G.dtype, n) * max(float(jnp.trace(G)), abs(float(score)), 1e-300)
     p_value = (1 + int(np.sum(np.asarray(null) >= float(score) - slack))) / (1 + num_null)
     r2 = float(circulant_r2(G[order][:, order]))

@@ -101,8 +101,8 @@ def solve_logits_path(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> solve_logits_path(LayerPeeledProblem(jnp.eye(3)), jnp.array([0.5, 1.0])).value.round(3)
-        Array([0.665, 0.37 ], dtype=float32)
+        >>> solve_logits_path(LayerPeeledProblem(jnp.eye(3)), jnp.array([0.5, 1.0])).value
+        Array([0.665, 0.369], dtype=float32)
     """
     require_frobenius(problem)
     check_number("budgets", budgets)
@@ -151,7 +151,7 @@ def solve_logits_penalised(
         >>> import jax.numpy as jnp
         >>> solution = solve_logits_penalised(jnp.eye(3), None, 0.1)
         >>> round(float(solution.singular_values[0]), 4)
-        1.5404
+        2.0791
     """
     targets = floating("targets", targets)
     if checked:

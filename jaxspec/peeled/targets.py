@@ -76,11 +76,11 @@ def one_hot_kernel(n: int, eps: float, shift: int = 1) -> Float[Array, " n"]:
         ValueError: ``n < 1`` or ``eps`` outside [0, 1].
 
     Example:
-        >>> one_hot_kernel(4, 0.4)
-        Array([0.1, 0.7, 0.1, 0.1], dtype=float32)
+        >>> one_hot_kernel(4, 0.5)
+        Array([0.125, 0.625, 0.125, 0.125], dtype=float32)
     """
     _check_share(eps)
-    return jnp.where(_cycle(n) == shift % n, 1 - eps, 0) + eps / n
+    return (jnp.where(_cycle(n) == shift % n, 1 - eps, 0) + eps / n).astype(jnp.result_type(float))
 
 
 def k_hot_targets(V: int, k: int, eps: float) -> Float[Array, "V m"]:

@@ -47,7 +47,7 @@ def optimal_value(
         >>> import jax
         >>> import jax.numpy as jnp
         >>> float(jax.grad(lambda tau: optimal_value(jnp.eye(3), None, tau))(3.0))
-        -0.122
+        -0.1543
     """
     targets = floating("targets", targets)
     if checked:
