@@ -101,8 +101,9 @@ def solve_logits_path(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> solve_logits_path(LayerPeeledProblem(jnp.eye(3)), jnp.array([0.5, 1.0])).value
-        Array([0.665, 0.369], dtype=float32)
+        >>> path = solve_logits_path(LayerPeeledProblem(jnp.eye(3)), jnp.array([0.5, 1.0]))
+        >>> [round(float(value), 3) for value in path.value]
+        [0.665, 0.369]
     """
     require_frobenius(problem)
     check_number("budgets", budgets)

