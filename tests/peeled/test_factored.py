@@ -29,17 +29,18 @@ def keys():
     return jax.random.split(jax.random.key(0), 4)
 
 
-def test_at_the_rank_every_start_ends_in_the_global_optimum(keys):
+def test_from_the_rank_on_every_start_ends_in_the_global_optimum(keys):
     p = geometric_kernel(7, 1.0)
-    problem = LayerPeeledProblem(circulant(p), budget_W=0.5, budget_H=2.0)
-    optimum = solve_cyclic(p, 1.0, tol=1e-13)
-    found = jax.vmap(lambda key: solve_factored(key, problem, 6, tol=1e-13))(keys)
+    problem = LayerPeeledProblem(circulant(p), budget_W=0.25, budget_H=1.0)
+    optimum = solve_cyclic(p, 0.5, tol=1e-13)
+    assert int(optimum.rank) == 2
+    found = jax.vmap(lambda key: solve_factored(key, problem, 3, tol=1e-13))(keys)
     assert bool(found.converged.all())
     np.testing.assert_allclose(found.value, optimum.value, atol=1e-10)
     assert np.all(np.asarray(found.gap) < 1e-7)
     for W, H in zip(found.W, found.H, strict=True):
-        np.testing.assert_allclose(jnp.sum(W**2) / 7, 0.5, rtol=1e-9)
-        np.testing.assert_allclose(jnp.sum(H**2) / 7, 2.0, rtol=1e-9)
+        np.testing.assert_allclose(jnp.sum(W**2) / 7, 0.25, rtol=1e-9)
+        np.testing.assert_allclose(jnp.sum(H**2) / 7, 1.0, rtol=1e-9)
         defects = [circulant_defect(W @ H), circulant_defect(W @ W.T), circulant_defect(H.T @ H)]
         assert max(float(d) for d in [*defects, balancedness_defect(W, H), factorization_defect(W, W @ H)]) < 1e-7
     np.testing.assert_allclose(duality_gap(found.W[0] @ found.H[0], problem), found.gap[0], atol=1e-12)
