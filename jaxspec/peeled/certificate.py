@@ -104,7 +104,7 @@ def per_vector_gap(
     """
     _, gradient = loss_of(problem)(logits)
     weighted = gradient / jnp.sqrt(a)[:, None] / jnp.sqrt(b)
-    return jnp.vdot(gradient, logits) + jnp.sqrt(problem.budget_W) * jnp.sqrt(problem.budget_H) * spectral_norm(
+    return jnp.sum(gradient * logits) + jnp.sqrt(problem.budget_W) * jnp.sqrt(problem.budget_H) * spectral_norm(
         weighted
     )
 
@@ -122,7 +122,7 @@ def scaled_gap(loss: ScaledLoss, image: Float[Array, "V m"], radius: Float[Array
     """
     value, gradient = loss(image)
     norm = spectral_norm(gradient)
-    return value, jnp.vdot(gradient, image) + radius * norm, norm
+    return value, jnp.sum(gradient * image) + radius * norm, norm
 
 
 def loss_of(problem: LayerPeeledProblem) -> ScaledLoss:

@@ -99,7 +99,7 @@ def _solve(program: OrbitProgram, tol: Array) -> PeeledSolution:
     columns = jnp.where(active, jnp.where(radius > 0, columns, 0), free)
     value, gradient = loss_and_gradient(columns, targets, mass)
     multiplier = jnp.sqrt(_square(gradient / size, size) / others)
-    gap = jnp.vdot(gradient, columns) + radius * multiplier
+    gap = jnp.sum(gradient * columns) + radius * multiplier
     sigma = jnp.sqrt(_square(columns, size) / others)
     values = jnp.where(jnp.arange(V) < V - 1, sigma, 0)
     floor = 10 * V * jnp.finfo(sigma.dtype).eps * jnp.minimum(radius, 1)

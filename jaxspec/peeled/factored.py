@@ -137,7 +137,7 @@ class _Program(eqx.Module):
         tangents, pulls = zip(*map(_tangent, factors, by_factor, self.radii, self.axes), strict=True)
         grad_norm = jnp.sqrt(sum(jnp.sum(t**2) for t in tangents))
         if self.problem.norm == "frobenius":
-            return value, jnp.vdot(G, Z) + self.problem.radius * spectral_norm(G), grad_norm
+            return value, jnp.sum(G * Z) + self.problem.radius * spectral_norm(G), grad_norm
         a, b = (_simplex(pull.ravel()) for pull in pulls)
         return value, per_vector_gap(Z, self.problem, a, b), grad_norm
 

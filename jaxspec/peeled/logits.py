@@ -176,7 +176,7 @@ class _Gap(eqx.Module):
     radius: Array
 
     def __call__(self, image: Array, gradient: Array) -> Array:
-        return jnp.vdot(gradient, image) + self.radius * spectral_norm(gradient)
+        return jnp.sum(gradient * image) + self.radius * spectral_norm(gradient)
 
 
 class _Shrink(eqx.Module):

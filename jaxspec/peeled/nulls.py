@@ -217,7 +217,8 @@ def _as_large(null: Array, observed: Array, slack: float) -> int:
     if math.isnan(float(observed)):
         return null.size
     # Ties count: without the slack the equivalent orders are lost to rounding.
-    return int(jnp.sum(null >= observed - slack * max(1.0, abs(float(observed)))))
+    size = max(abs(float(observed)), float(jnp.nanmax(jnp.abs(null))))
+    return int(jnp.sum(null >= observed - slack * size))
 
 
 def _moments(null: Array) -> tuple[float, float]:

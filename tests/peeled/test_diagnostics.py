@@ -154,6 +154,8 @@ def test_the_exact_test_reaches_its_smallest_p_values():
     constant = permutation_test(circulant_r2, jnp.ones((7, 7)))
     assert constant.p_value == 1
     assert math.isnan(constant.statistic)
+    for scale in (1e-20, 1e20):
+        assert permutation_test(harmonic_score, scale * circle(7)).p_value == pytest.approx(1 / 360)
     sampled = permutation_test(harmonic_score, circle(12), key=jax.random.key(0), num_samples=999)
     assert not sampled.exact
     assert sampled.p_value == pytest.approx(1 / 1000)

@@ -74,6 +74,7 @@ def test_cyclic_logits_and_gram_matrix_of_the_asymmetric_kernel():
     np.testing.assert_allclose(symmetric.logits.max(), 1.0, atol=1e-9)
     W, H = factorize_logits(circulant(symmetric.logits), 1.0, 1.0)
     np.testing.assert_allclose(H.T, np.roll(W, -1, axis=0), atol=1e-6)
+    assert float(simplex_etf_defect(W)) == pytest.approx(0.88, abs=0.005)
     assert float(jnp.max(solution.logits)) < 0.95
 
 
@@ -109,6 +110,15 @@ def test_one_hot_kernels_give_a_simplex():
         np.testing.assert_allclose(np.delete(solution.logits, 1), -peak / 6, atol=1e-7)
     np.testing.assert_allclose(solve_cyclic(one_hot_kernel(7, 0.1), 1.0).value, 1.1537611267, atol=1e-9)
     np.testing.assert_allclose(solution.value, np.log1p(6 * np.exp(-2 * 7 / 6)), atol=1e-10)
+
+
+def test_three_points_on_a_cycle_are_homogeneous():
+    p = np.array([0.6, 0.3, 0.1])
+    fourier = solve_cyclic(p, 0.3)
+    closed = solve_exchangeable(p[:, None], None, [3], 0.3, action=PermutationAction.cyclic(3))
+    np.testing.assert_allclose([fourier.value, closed.value], 0.9905557445, atol=1e-9)
+    W, _ = factorize_logits(circulant(closed.logits[:, 0]), 0.3, 0.3)
+    assert float(simplex_etf_defect(W)) < 1e-13
 
 
 def test_several_orbits_of_contexts_by_three_routes():
