@@ -13,8 +13,8 @@ from jaxspec.completion.group_aware import Game, game
 from jaxspec.completion.group_layout import Groups, layout
 from jaxspec.completion.group_reports import group_errors, group_ranks
 from jaxspec.completion.groups import make_groups
-from jaxspec.completion.optional import pandas
 from jaxspec.completion.result import CompletionResult
+from jaxspec.optional import require
 
 
 class TableFit(NamedTuple):
@@ -95,7 +95,7 @@ def fit_table(
         >>> 15 < float(fit.table.loc[16, "x"]) < 17
         True
     """
-    pd = pandas("fit_table")
+    pd = require("pandas", "fit_table")
     _check_columns(frame, columns, groups)
     values = frame[list(columns)].to_numpy(dtype=float, na_value=np.nan)
     location, spread = _scales(values, standardise)

@@ -22,6 +22,7 @@ from jaxspec.flow.objective import Evaluation, MeanFieldObjective, evaluate
 from jaxspec.flow.state import FlowState
 from jaxspec.flow.steppers import STEPS, Carry
 from jaxspec.linalg.smoothed_engines import POLAR_ENGINES
+from jaxspec.optional import require
 
 
 def hamiltonian_flow(
@@ -219,11 +220,7 @@ class Flow(eqx.Module):
         Raises:
             ImportError: diffrax is not installed; the message names the extra.
         """
-        try:
-            import diffrax
-        except ImportError as error:
-            raise ImportError("as_ode_terms needs diffrax: pip install 'jaxspec-lab[flow]'") from error
-        return diffrax.ODETerm(self.vector_field)
+        return require("diffrax", "as_ode_terms", "flow").ODETerm(self.vector_field)
 
 
 @eqx.filter_jit

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxspec.completion.optional import pyplot
 from jaxspec.completion.panel.placebo import PlaceboInTime
 from jaxspec.completion.panel.result import PanelData, PanelEffects
+from jaxspec.optional import require
 
 
 def plot_unit_effects(effects: PanelEffects, *, units: Any = None, ax: Any = None) -> Any:
@@ -119,7 +119,7 @@ def plot_gap(effects: PanelEffects, data: PanelData, unit: Any, *, ax: Any = Non
 
 
 def _axes(caller: str, ax: Any) -> Any:
-    plt = pyplot(caller)
+    plt = require("matplotlib.pyplot", caller)
     return plt.subplots()[1] if ax is None else ax
 
 
