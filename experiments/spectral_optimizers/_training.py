@@ -17,17 +17,9 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
+from experiments._gpt import GPT, Shape, block_matrices, initial_model, loss, random_windows
 from experiments._sweep import divided
-from experiments.spectral_optimizers._language_model import (
-    GPT,
-    Shape,
-    Text,
-    block_matrices,
-    fixed_windows,
-    initial_model,
-    loss,
-    random_windows,
-)
+from experiments.spectral_optimizers._text import Text, fixed_windows
 from jaxspec.optim import scale_by_freon, scale_by_kaon, truncated_sgd, with_adam
 
 ADAM_RATE, B1, B2 = 3e-3, 0.9, 0.95

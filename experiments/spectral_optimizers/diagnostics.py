@@ -19,9 +19,10 @@ import numpy as np
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
+from experiments._gpt import GPT, Shape, loss
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import COLORS, subplots
-from experiments.spectral_optimizers._language_model import GPT, Shape, Text, loss, standard_library_text
+from experiments.spectral_optimizers._text import Text, standard_library_text
 from experiments.spectral_optimizers._training import (
     Recipe,
     draw_windows,

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments._gpt import Shape
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import COLORS, MARKERS, subplots
-from experiments.spectral_optimizers._language_model import Shape, Text, standard_library_text
+from experiments.spectral_optimizers._text import Text, standard_library_text
 from experiments.spectral_optimizers._training import Recipe, Run, gradient_of_batch, matrix_transformation, train
 from jaxspec.linalg.decompositions import svd
 

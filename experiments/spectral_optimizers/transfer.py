@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments._gpt import Shape
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import COLORS, MARKERS, subplots
-from experiments.spectral_optimizers._language_model import Shape, standard_library_text
+from experiments.spectral_optimizers._text import standard_library_text
 from experiments.spectral_optimizers._training import Recipe, train
 
 SOURCE = "spectral condition for feature learning (Yang, Simon & Bernstein 2023), applied to our update"

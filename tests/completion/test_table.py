@@ -1,6 +1,6 @@
 """The front door for labelled tables, and the loaders, each on a small file written here."""
 
-import builtins
+import sys
 
 import jax
 import numpy as np
@@ -93,14 +93,7 @@ def test_bad_argument_is_named_with_its_value(name):
 def test_text_columns_are_refused_and_missing_pandas_is_explained(monkeypatch):
     with pytest.raises(TypeError, match="column 'kind' must be numeric"):
         fit_table(frame(), ["kind"], ["noise"])
-    real = builtins.__import__
-
-    def without_pandas(name, *rest):
-        if name == "pandas":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without_pandas)
+    monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"fit_table needs pandas: pip install 'jaxspec-lab\[experiments\]'"):
         fit_table(None, NAMES, ["kind"])
 

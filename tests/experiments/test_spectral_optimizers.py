@@ -245,13 +245,13 @@ def test_without_positive_curvature_no_claim_about_the_best_step_holds():
 
 @pytest.fixture(scope="module")
 def model():
-    from experiments.spectral_optimizers._language_model import Shape, initial_model
+    from experiments._gpt import Shape, initial_model
 
     return initial_model(jax.random.key(0), Shape(width=16, heads=2, layers=2, context=8))
 
 
 def test_the_text_is_the_top_of_the_standard_library_and_the_same_every_time():
-    from experiments.spectral_optimizers._language_model import standard_library_text
+    from experiments.spectral_optimizers._text import standard_library_text
 
     text = standard_library_text(50_000)
     assert len(text.train) == 47_500
@@ -275,14 +275,14 @@ def test_logits_have_a_score_for_every_byte_and_see_no_later_one(model):
 
 
 def test_an_untrained_model_knows_nothing(model):
-    from experiments.spectral_optimizers._language_model import loss
+    from experiments._gpt import loss
 
     windows = jax.random.randint(jax.random.key(2), (4, 9), 0, 256)
     assert float(loss(model, windows)) == pytest.approx(np.log(256), abs=0.05)
 
 
 def test_the_matrices_are_the_kernels_of_the_blocks(model):
-    from experiments.spectral_optimizers._language_model import block_matrices
+    from experiments._gpt import block_matrices
     from jaxspec.optim import matrix_partition
 
     labels = matrix_partition(model, dimension_numbers=block_matrices)
@@ -291,7 +291,8 @@ def test_the_matrices_are_the_kernels_of_the_blocks(model):
 
 
 def test_windows_are_consecutive_bytes():
-    from experiments.spectral_optimizers._language_model import fixed_windows, random_windows
+    from experiments._gpt import random_windows
+    from experiments.spectral_optimizers._text import fixed_windows
 
     text = np.arange(200, dtype=np.uint8)
     for windows in (random_windows(jax.random.key(0), text, 6, 9), fixed_windows(text, 6, 9)):
@@ -302,7 +303,7 @@ def test_windows_are_consecutive_bytes():
 
 
 def test_a_width_that_the_heads_do_not_divide_is_refused():
-    from experiments.spectral_optimizers._language_model import Shape, initial_model
+    from experiments._gpt import Shape, initial_model
 
     with pytest.raises(ValueError, match="divisor"):
         initial_model(jax.random.key(0), Shape(width=10, heads=3))
@@ -312,7 +313,8 @@ def test_a_width_that_the_heads_do_not_divide_is_refused():
 
 
 def tiny_run(seed, name="c=0"):
-    from experiments.spectral_optimizers._language_model import Shape, standard_library_text
+    from experiments._gpt import Shape
+    from experiments.spectral_optimizers._text import standard_library_text
     from experiments.spectral_optimizers._training import Recipe, train
 
     recipe = Recipe(shape=Shape(16, 2, 1, 8), batch=4, steps=3, validation=4, warmup=1)
@@ -329,7 +331,8 @@ def test_training_repeats_for_a_seed_and_differs_between_seeds():
 def test_training_with_factorisations_of_several_shapes_finishes(run_python):
     # Matrices of width 32 are mapped by SVDs of two shapes; while later steps wait, those must not wait for each other.
     snippet = (
-        "from experiments.spectral_optimizers._language_model import Shape, standard_library_text\n"
+        "from experiments._gpt import Shape\n"
+        "from experiments.spectral_optimizers._text import standard_library_text\n"
         "from experiments.spectral_optimizers._training import Recipe, train\n"
         "how = Recipe(Shape(32, 2, 2, 64), batch=8, steps=60)\n"
         "train(standard_library_text(), how, 'c=0.5', 0.02, 0)\n"

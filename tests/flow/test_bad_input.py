@@ -1,6 +1,6 @@
 """What a flow refuses, by name, value and expectation."""
 
-import builtins
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -106,13 +106,6 @@ def test_features_that_do_not_fit_the_risk_are_found_at_the_start(objective):
 
 
 def test_a_missing_solver_is_named_with_its_extra(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name == "diffrax":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "diffrax", None)
     with pytest.raises(ImportError, match=r"jaxspec-lab\[flow\]"):
         GOOD.as_ode_terms()

@@ -1,13 +1,9 @@
-"""A byte-level GPT and its text: the source code of Python's own standard library, which every interpreter carries.
+"""A small GPT for experiments, on bytes or any other tokens.
 
 ``x <- x + attention(rms(x))``, ``x <- x + mlp(rms(x))`` in every block; learned positions, untied head, no biases. The
 layers are stacked on the first axis of their parameters, so that their matrices are mapped in one batch.
 """
 
-import functools
-import hashlib
-import sysconfig
-from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
@@ -15,50 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Integer, PyTree
 
 from jaxspec.optim import MatrixDims
-
-VOCABULARY = 256  # bytes
-TEXT_BYTES = 4_000_000
-VALIDATION_SHARE = 0.05
-
-
-class Text(NamedTuple):
-    """Bytes to train on and to validate on.
-
-    Attributes:
-        train: the beginning of the text.
-        validation: its last 5%.
-        digest: first digits of the SHA-256 of the whole: the text changes with the version of Python.
-    """
-
-    train: UInt8[np.ndarray, "train"]
-    validation: UInt8[np.ndarray, "validation"]
-    digest: str
-
-
-@functools.cache
-def standard_library_text(limit: int = TEXT_BYTES) -> Text:
-    """The standard library's top-level ``*.py`` files in the order of their names, joined and cut.
-
-    Args:
-        limit: bytes kept.
-
-    Returns:
-        The text.
-    """
-    folder = Path(sysconfig.get_path("stdlib"))
-    joined, missing = [], limit
-    for path in sorted(folder.glob("*.py"), key=lambda path: path.name):
-        if missing <= 0:
-            break
-        joined.append(path.read_bytes()[:missing])
-        missing -= len(joined[-1])
-    raw = b"".join(joined)
-    values = np.frombuffer(raw, np.uint8)
-    cut = len(values) - round(VALIDATION_SHARE * len(values))
-    return Text(values[:cut], values[cut:], hashlib.sha256(raw).hexdigest()[:12])
 
 
 class Shape(NamedTuple):
@@ -68,13 +23,15 @@ class Shape(NamedTuple):
         width: of the residual stream.
         heads: of the attention, dividing the width.
         layers: blocks.
-        context: bytes that a prediction sees at most.
+        context: tokens that a prediction sees at most.
+        vocabulary: number of tokens; 256 for bytes.
     """
 
     width: int = 96
     heads: int = 4
     layers: int = 2
     context: int = 64
+    vocabulary: int = 256
 
 
 class Blocks(eqx.Module):
@@ -101,13 +58,13 @@ class GPT(eqx.Module):
     heads: int = eqx.field(static=True)
 
     def logits(self, tokens: Int[Array, "*batch length"]) -> Float[Array, "*batch length vocabulary"]:
-        """Scores of the next byte after every byte.
+        """Scores of the next token after every token.
 
         Args:
-            tokens: bytes, at most as many as the context.
+            tokens: at most as many as the context.
 
         Returns:
-            Unnormalised log-probabilities; those at a place depend on no later byte.
+            Unnormalised log-probabilities; those at a place depend on no later token.
         """
         x = self.embedding[tokens] + self.positions[: tokens.shape[-1]]
 
@@ -152,11 +109,11 @@ def initial_model(key: Array, shape: Shape) -> GPT:
         mlp_gain=jnp.ones((shape.layers, width)),
     )
     return GPT(
-        embedding=normal((VOCABULARY, width), 0.1),
+        embedding=normal((shape.vocabulary, width), 0.1),
         positions=normal((shape.context, width), 0.02),
         blocks=blocks,
         gain=jnp.ones(width),
-        head=normal((width, VOCABULARY), 0.1 * width**-0.5),
+        head=normal((width, shape.vocabulary), 0.1 * width**-0.5),
         heads=shape.heads,
     )
 
@@ -167,50 +124,35 @@ def block_matrices(params: PyTree) -> PyTree:
 
 
 def loss(model: GPT, windows: Int[Array, "batch length"]) -> Float[Array, ""]:
-    """Mean cross-entropy of the next byte, in nats per byte.
+    """Mean cross-entropy of the next token, in nats per token.
 
     Args:
         model: the model.
-        windows: bytes; each window predicts all of its bytes but the first.
+        windows: of tokens; each predicts all of its tokens but the first.
 
     Returns:
-        The loss; ``log 256 = 5.545`` for uniform predictions.
+        The loss; ``log vocabulary`` for uniform predictions (5.545 for bytes).
     """
     scores = model.logits(windows[:, :-1])
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, windows[:, 1:]))
 
 
 def random_windows(
-    key: Array, text: UInt8[Array | np.ndarray, "bytes"], count: int, context: int
+    key: Array, text: Integer[Array | np.ndarray, "tokens"], count: int, context: int
 ) -> Int[Array, "count length"]:
-    """Windows of ``context + 1`` bytes at random places.
+    """Windows of ``context + 1`` tokens at random places.
 
     Args:
         key: randomness.
-        text: bytes.
+        text: tokens.
         count: number of windows.
-        context: bytes that are predicted from.
+        context: tokens that are predicted from.
 
     Returns:
         The windows.
     """
     starts = jax.random.randint(key, (count, 1), 0, len(text) - context)
     return jnp.asarray(text)[starts + jnp.arange(context + 1)].astype(jnp.int32)
-
-
-def fixed_windows(text: UInt8[np.ndarray, "bytes"], count: int, context: int) -> Int[Array, "count length"]:
-    """Windows of ``context + 1`` bytes at evenly spaced places.
-
-    Args:
-        text: bytes.
-        count: number of windows.
-        context: bytes that are predicted from.
-
-    Returns:
-        The windows.
-    """
-    starts = np.linspace(0, len(text) - context - 1, count).astype(int)
-    return jnp.asarray(text[starts[:, None] + np.arange(context + 1)].astype(np.int32))
 
 
 def rms_norm(x: Float[Array, "*batch width"], gain: Float[Array, "width"]) -> Float[Array, "*batch width"]:
