@@ -1,0 +1,293 @@
+"""Geometry of words in a checkpoint: is it a cycle, is it a simplex, and is either more than chance?"""
+
+import math
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxspec.linalg.decompositions import qr, svd
+from jaxspec.peeled.checkpoints import TensorInfo, Unembedding, find_unembedding, list_tensors, rows_of
+from jaxspec.peeled.circular import (
+    best_cyclic_order,
+    circulant_r2,
+    discover_cyclic_order,
+    equivalent_orders,
+    harmonic_score,
+    mode_power,
+)
+from jaxspec.peeled.geometry import cosines, simplex_etf_defect
+from jaxspec.peeled.nulls import permutation_test
+from jaxspec.peeled.report_result import Concept, Score, Simplex, SymmetryReport
+from jaxspec.peeled.vocabulary import LISTS, TokenRows, Vocabulary, load_vocab, token_rows
+
+LEAST_WORDS = 4
+_CENTERS = ("group", "vocab", "none")
+_ORDERS = ("given", "discover")
+_RESAMPLES = 400  # of the coordinates, for intervals
+_GAUSSIAN_DRAWS = 1000
+_BLOCK = 2**24  # numbers read at a time for the mean of the vocabulary
+
+
+class _Settings(NamedTuple):
+    order: str
+    center: str
+    controls: int
+    num_samples: int
+    multi_token: str
+
+
+class _Matrix(NamedTuple):
+    """The matrix, and the mean of its rows where that is what rows are centred by."""
+
+    tensor: TensorInfo
+    mean: np.ndarray | None
+
+
+def symmetry_report(
+    path: str | PathLike[str],
+    words: str | Sequence[str | int] | Mapping[str, str | Sequence[str | int]],
+    *,
+    tokenizer: str | PathLike[str] | None = None,
+    tensor: str | None = None,
+    order: str = "given",
+    center: str = "group",
+    controls: int = 200,
+    multi_token: str = "error",
+    num_samples: int = 20000,
+    key: Array | None = None,
+) -> SymmetryReport:
+    """Whether rows of words form a cycle or a simplex in a checkpoint, each with its p-values and nulls.
+
+    Only the rows of the words and of the controls are read (with ``center="vocab"`` the matrix once, block by block).
+    Everything depends on the rows through their Gram matrix alone. Two nulls: other orders of the same rows, and random
+    token sets in the drawn order. An order that was found in the data is judged by the latter only.
+
+    Args:
+        path: checkpoint as in `list_tensors`.
+        words: ``"weekdays"``, ``"months"``, words in their cyclic order (integers are rows), or several such lists by
+            name, whose p-values are then adjusted by Holm's method.
+        tokenizer: as in `load_vocab`; None: ``tokenizer.json`` beside the checkpoint, not needed for rows.
+        tensor: name of the matrix; None: `find_unembedding`.
+        order: ``"given"``, or ``"discover"``: the best order by `discover_cyclic_order`.
+        center: what to subtract: the mean of the ``"group"``, of the ``"vocab"``, or ``"none"``.
+        controls: random token sets, >= 1.
+        multi_token: as in `token_rows`.
+        num_samples: orders tried where they are too many to try all (more than 8 words).
+        key: of controls and orders; None: ``jax.random.key(0)``.
+
+    Returns:
+        The report.
+
+    Raises:
+        FileNotFoundError: as in `list_tensors` or `load_vocab`.
+        KeyError: a word that is no single token, or no matrix of a known name.
+        ValueError: a bad option, fewer than 4 words, rows that are zero, not finite or equal to each other, or fewer
+            other tokens than words.
+        IndexError: a row that the matrix does not have.
+    """
+    settings = _Settings(order, center, controls, num_samples, multi_token)
+    _check(settings)
+    key = jax.random.key(0) if key is None else key
+    place = _place(path, tensor)
+    matrix = _Matrix(place.tensor, _mean(place.tensor) if center == "vocab" else None)
+    lists = dict(words) if isinstance(words, Mapping) else {words if isinstance(words, str) else "words": words}
+    vocab = _vocabulary(path, tokenizer, lists)
+    keys = jax.random.split(key, len(lists))
+    concepts = [_concept(matrix, vocab, name, lists[name], settings, k) for name, k in zip(lists, keys, strict=True)]
+    info = place.tensor
+    return SymmetryReport(
+        str(path), info.name, info.shape, info.dtype, place.tied, order, center, controls, tuple(_holm(concepts))
+    )
+
+
+def _check(settings: _Settings) -> None:
+    if settings.order not in _ORDERS:
+        raise ValueError(f"order must be one of {_ORDERS}, got {settings.order!r}")
+    if settings.center not in _CENTERS:
+        raise ValueError(f"center must be one of {_CENTERS}, got {settings.center!r}")
+    for name in ("controls", "num_samples"):
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}")
+
+
+def _place(path: Any, name: str | None) -> Unembedding:
+    if name is None:
+        return find_unembedding(path)
+    tensors = list_tensors(path)
+    if name not in tensors or len(tensors[name].shape) != 2:
+        matrices = [t.name for t in tensors.values() if len(t.shape) == 2]
+        raise KeyError(f"tensor must be a matrix of {path}, got {name!r}; it has {', '.join(matrices[:20]) or 'none'}")
+    return Unembedding(tensors[name], False)
+
+
+def _vocabulary(path: Any, tokenizer: Any, lists: Mapping[str, Any]) -> Vocabulary | None:
+    if tokenizer is not None:
+        return load_vocab(tokenizer)
+    beside = Path(path) if Path(path).is_dir() else Path(path).parent
+    if (beside / "tokenizer.json").is_file():
+        return load_vocab(beside / "tokenizer.json")
+    if all(isinstance(word, int) for words in lists.values() for word in words):
+        return None
+    raise FileNotFoundError(f"no tokenizer.json in {beside}: give tokenizer, or rows in place of words")
+
+
+def _mean(tensor: TensorInfo) -> np.ndarray:
+    rows, columns = tensor.shape
+    block, total = max(1, _BLOCK // max(columns, 1)), np.zeros(columns)
+    for start in range(0, rows, block):
+        total += rows_of(tensor, np.arange(start, min(start + block, rows))).astype(np.float64).sum(axis=0)
+    return total / rows
+
+
+def _words(words: Any) -> Sequence[str | int]:
+    if isinstance(words, str):
+        if words not in LISTS:
+            raise ValueError(f"words must be a list of words or one of {tuple(LISTS)}, got {words!r}")
+        return LISTS[words]
+    return list(words)
+
+
+def _concept(
+    matrix: _Matrix, vocab: Vocabulary | None, name: str, words: Any, settings: _Settings, key: Array
+) -> Concept:
+    words = _words(words)
+    if len(words) < LEAST_WORDS:
+        raise ValueError(f"words must be at least {LEAST_WORDS} in a list, got {len(words)} in {name!r}")
+    vocab = vocab or Vocabulary({f"row {word}": word for word in words})
+    found = token_rows(vocab, words, multi_token=settings.multi_token)
+    keys = jax.random.split(key, 4)
+    x, orders, searched = _judged_rows(matrix, found, settings, keys[0])
+    judged = orders[0]
+    controls = _controls(matrix, found, settings, keys[1])
+    grams = jax.vmap(cosines)(jnp.asarray(controls))
+    gram, resampled = cosines(jnp.asarray(x)), _resampled_grams(jnp.asarray(x), keys[2])
+    scores = {}
+    for stat, best in ((harmonic_score, searched), (circulant_r2, None)):
+        chance = grams
+        if settings.order == "discover" and stat is harmonic_score:
+            chance = jax.lax.map(_in_best_order, grams)
+        tested = permutation_test(stat, gram, key=keys[3], num_samples=settings.num_samples)
+        scores[stat] = _score(tested, jax.vmap(stat)(resampled), jax.vmap(stat)(chance), settings, best)
+    position = {row: place for place, row in enumerate(judged)}
+    return Concept(
+        name,
+        *(tuple(field[i] for i in judged) for field in (found.words, found.tokens, found.variants)),
+        tuple(tuple(position[i] for i in order) for order in orders),
+        scores[harmonic_score],
+        scores[circulant_r2],
+        _simplex(x, controls, keys[2]),
+        tuple(np.asarray(mode_power(gram), float).tolist()),
+        scores[harmonic_score].p_value,
+        np.asarray(gram, float),
+        _plane(x),
+    )
+
+
+def _judged_rows(
+    matrix: _Matrix, found: TokenRows, settings: _Settings, key: Array
+) -> tuple[np.ndarray, list[list[int]], float | None]:
+    """Centred rows in the order that is judged, that order with its equivalents, and the p-value of a search."""
+    x = _centred(matrix, found.rows, settings.center)
+    norms = np.linalg.norm(x, axis=1)
+    wrong = [word for word, norm in zip(found.words, norms, strict=True) if not (np.isfinite(norm) and norm > 0)]
+    if wrong:
+        raise ValueError(f"rows must be finite and not 0 once centred (no cosine); these are not: {', '.join(wrong)}")
+    if settings.order == "given":
+        return x, equivalent_orders(np.arange(len(x))).tolist(), None
+    best = discover_cyclic_order(cosines(jnp.asarray(x)), key=key, num_null=settings.controls)
+    return x[best.order], best.equivalent_orders.tolist(), best.p_value
+
+
+def _in_best_order(gram: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    order = best_cyclic_order(gram)[0]
+    return gram[order][:, order]
+
+
+def _centred(matrix: _Matrix, rows: Sequence[Sequence[int]], center: str) -> Float[np.ndarray, "n d"]:
+    """Rows of words in double precision, the mean of its tokens where a word has several, centred."""
+    sizes = [len(group) for group in rows]
+    x = rows_of(matrix.tensor, [row for group in rows for row in group]).astype(np.float64)
+    x = np.add.reduceat(x, np.cumsum([0, *sizes[:-1]])) / np.asarray(sizes)[:, None]
+    return x - _center(x, matrix, center)
+
+
+def _center(x: np.ndarray, matrix: _Matrix, center: str) -> np.ndarray | float:
+    if matrix.mean is not None:
+        return matrix.mean
+    return x.mean(axis=-2, keepdims=True) if center == "group" else 0.0
+
+
+def _controls(matrix: _Matrix, found: TokenRows, settings: _Settings, key: Array) -> Float[np.ndarray, "c n d"]:
+    """Random sets of as many other tokens, centred in the same way."""
+    n, used = len(found.rows), [row for group in found.rows for row in group]
+    others = np.setdiff1d(np.arange(matrix.tensor.shape[0]), used)
+    if len(others) < n:
+        raise ValueError(f"{matrix.tensor.name} must have {n} tokens beside the words, has {len(others)}")
+    keys = jax.random.split(key, settings.controls)
+    drawn = jax.lax.map(lambda k: jax.random.choice(k, len(others), (n,), replace=False), keys)
+    sets = others[np.asarray(drawn)]
+    distinct, place = np.unique(sets, return_inverse=True)
+    x = rows_of(matrix.tensor, distinct).astype(np.float64)[place.reshape(sets.shape)]
+    return x - _center(x, matrix, settings.center)
+
+
+def _resampled_grams(x: Float[Array, "n d"], key: Array) -> Float[Array, "r n n"]:
+    """Cosines with the coordinates of the rows drawn again, in a random basis each time: no basis is special."""
+    n, d = x.shape
+    coordinates = qr(x.T)[1].T
+
+    def draw(key: Array) -> Array:
+        k_basis, k_counts = jax.random.split(key)
+        basis = qr(jax.random.normal(k_basis, (d, coordinates.shape[1]), x.dtype))[0]
+        counts = jnp.zeros(d, x.dtype).at[jax.random.randint(k_counts, (d,), 0, d)].add(1)
+        return cosines(jnp.matmul(coordinates, basis.T, precision="highest") * jnp.sqrt(counts))
+
+    return jax.lax.map(draw, jax.random.split(key, _RESAMPLES), batch_size=8)
+
+
+def _score(tested: Any, resampled: Array, chance: Array, settings: _Settings, searched: float | None) -> Score:
+    low, high = np.nanquantile(np.asarray(resampled), (0.025, 0.975)).tolist()
+    value = float(tested.statistic)
+    control = (1 + int(np.sum(np.asarray(chance) >= value))) / (1 + len(chance))
+    if settings.order == "given":
+        null = float(tested.null_mean), float(tested.null_std)
+        return Score(value, low, high, float(tested.p_value), bool(tested.exact), control, *null)
+    # Other orders of the same rows are no null for the one that was chosen among them.
+    return Score(value, low, high, control if searched is None else searched, False, control, math.nan, math.nan)
+
+
+def _simplex(x: np.ndarray, controls: np.ndarray, key: Array) -> Simplex:
+    defects = jax.vmap(lambda rows: simplex_etf_defect(rows, center=True))
+    defect = float(simplex_etf_defect(jnp.asarray(x), center=True))
+    gaussian = np.asarray(
+        jax.lax.map(
+            lambda k: simplex_etf_defect(jax.random.normal(k, x.shape), center=True),
+            jax.random.split(key, _GAUSSIAN_DRAWS),
+            batch_size=8,
+        )
+    )
+    others = np.asarray(defects(jnp.asarray(controls)))
+    at_most = [(1 + int(np.sum(null <= defect))) / (1 + len(null)) for null in (gaussian, others)]
+    return Simplex(defect, float(gaussian.mean()), *at_most)
+
+
+def _plane(x: np.ndarray) -> Float[np.ndarray, "n 2"]:
+    """Coordinates along the two leading directions."""
+    vectors, values = svd(jnp.asarray(x))[:2]
+    return np.asarray(vectors[:, :2] * values[:2], float)
+
+
+def _holm(concepts: Sequence[Concept]) -> list[Concept]:
+    """Concepts with p-values adjusted for their number, step by step from the least."""
+    adjusted, worst = list(concepts), 0.0
+    by_p_value = sorted(range(len(concepts)), key=lambda i: concepts[i].harmonic.p_value)
+    for rank, i in enumerate(by_p_value):
+        worst = max(worst, min(1.0, (len(concepts) - rank) * concepts[i].harmonic.p_value))
+        adjusted[i] = concepts[i]._replace(adjusted_p_value=worst)
+    return adjusted
