@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import COLORS, MARKERS, subplots
 from experiments.symmetry_transfer._calendar import GROUPS, Training, corpus, rows_of, train, untrained
-from jaxspec.peeled import circulant_r2, cosine_gram, permutation_test, simplex_etf_defect
+from jaxspec.peeled import circulant_r2, cosines, gaussian_test, permutation_test, simplex_etf_defect
 
 SOURCE = "abstract; specification, E4"
 ATTAINABLE = 3 / 360  # least p-value of seven rows: three orders are equivalent
@@ -100,24 +100,23 @@ def _measured(config: Config, kind: str, seed: int) -> tuple[Any, ...]:
     else:
         model, last = train(corpus(seed, shuffled_weekdays=kind == SHUFFLED), how, seed)
     rows = {group: model.head.T[rows_of(group)] for group in GROUPS}
-    grams = {group: cosine_gram(x) for group, x in rows.items()}
+    grams = {group: cosines(x, center=True) for group, x in rows.items()}
     key = jax.random.key(seed)
     tests = [permutation_test(circulant_r2, gram, key=key, num_samples=config.shuffles) for gram in grams.values()]
-    defect, null = _simplex(rows["names"], key, config.nulls)
+    simplex = gaussian_test(_centred_defect, rows["names"], key=key, num_samples=config.nulls)
     return (
         np.asarray([float(test.statistic) for test in tests]),
         np.asarray([float(test.p_value) for test in tests]),
-        defect,
-        (1 + np.sum(null <= defect)) / (1 + len(null)),
+        simplex.statistic,
+        simplex.p_value,
         last,
         np.asarray(grams["weekdays"]),
         np.asarray(grams["months"]),
     )
 
 
-def _simplex(rows: jax.Array, key: jax.Array, count: int) -> tuple[float, np.ndarray]:
-    null = jax.vmap(simplex_etf_defect)(jax.random.normal(key, (count, *rows.shape)))
-    return float(simplex_etf_defect(rows)), np.asarray(null)
+def _centred_defect(rows: jax.Array) -> jax.Array:
+    return simplex_etf_defect(rows, center=True)
 
 
 def claims(result: Result) -> list[Claim]:

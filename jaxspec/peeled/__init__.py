@@ -13,6 +13,7 @@ from jaxspec.peeled.actions import (
 )
 from jaxspec.peeled.averages import Representatives, orbit_representatives, reynolds
 from jaxspec.peeled.certificate import duality_gap, kkt_residual
+from jaxspec.peeled.checkpoints import TensorInfo, Unembedding, find_unembedding, list_tensors, read_tensor_rows
 from jaxspec.peeled.circular import (
     CyclicOrder,
     circulant_r2,
@@ -41,10 +42,14 @@ from jaxspec.peeled.onsets import active_modes, mode_onsets
 from jaxspec.peeled.orbit_solver import solve_orbits
 from jaxspec.peeled.problem import FactoredSolution, LayerPeeledProblem, PeeledSolution
 from jaxspec.peeled.projection import project_to_ball
+from jaxspec.peeled.report import symmetry_report
+from jaxspec.peeled.report_result import Concept, Score, Simplex, SymmetryReport
 from jaxspec.peeled.targets import circulant, geometric_kernel, k_hot_targets, one_hot_kernel, von_mises_kernel
 from jaxspec.peeled.value import optimal_value
+from jaxspec.peeled.vocabulary import TokenRows, Vocabulary, load_vocab, token_rows
 
 __all__ = [
+    "Concept",
     "CyclicOrder",
     "FactoredSolution",
     "LayerPeeledProblem",
@@ -53,6 +58,13 @@ __all__ = [
     "PermutationAction",
     "PermutationTest",
     "Representatives",
+    "Score",
+    "Simplex",
+    "SymmetryReport",
+    "TensorInfo",
+    "TokenRows",
+    "Unembedding",
+    "Vocabulary",
     "active_modes",
     "balancedness_defect",
     "circulant",
@@ -66,6 +78,7 @@ __all__ = [
     "equivalent_orders",
     "factorization_defect",
     "factorize_logits",
+    "find_unembedding",
     "gaussian_test",
     "geometric_kernel",
     "group_defect",
@@ -75,6 +88,8 @@ __all__ = [
     "is_two_transitive",
     "k_hot_targets",
     "kkt_residual",
+    "list_tensors",
+    "load_vocab",
     "mode_onsets",
     "mode_power",
     "one_hot_kernel",
@@ -87,6 +102,7 @@ __all__ = [
     "pair_orbit_count",
     "permutation_test",
     "project_to_ball",
+    "read_tensor_rows",
     "reynolds",
     "simplex_etf_defect",
     "solve_cyclic",
@@ -96,6 +112,8 @@ __all__ = [
     "solve_logits_path",
     "solve_logits_penalised",
     "solve_orbits",
+    "symmetry_report",
+    "token_rows",
     "token_set_test",
     "von_mises_kernel",
 ]

@@ -233,14 +233,14 @@ def rounding_slack(dtype: Any, n: int) -> float:
 def _discover(G: Array, key: Array, refine: bool, num_null: int) -> tuple[Array, Array, Array]:
     n = G.shape[0]
     centred = G - jnp.mean(G, axis=0) - jnp.mean(G, axis=1)[:, None] + jnp.mean(G)
-    order, score = _best_order(centred, refine)
+    order, score = best_cyclic_order(centred, refine=refine)
     # The vector of ones stays a null vector: rotations act on its complement, of which `basis` is one.
     basis = jnp.asarray(_ones_complement(n), G.dtype)
     spectrum, _ = eigh(_product(basis.T, _product(centred, basis)), after=score)
 
     def draw(key: Array) -> Array:
         rotation = _product(basis, polar(jax.random.normal(key, (n - 1, n - 1), G.dtype), engine="svd"))
-        return _best_order(_product(rotation * spectrum, rotation.T), refine)[1]
+        return best_cyclic_order(_product(rotation * spectrum, rotation.T), refine=refine)[1]
 
     return order, score, jax.lax.map(draw, jax.random.split(key, num_null))
 
@@ -257,7 +257,13 @@ def _ones_complement(n: int) -> np.ndarray:
     return basis / np.sqrt(k * (k + 1.0))
 
 
-def _best_order(G: Array, refine: bool) -> tuple[Array, Array]:
+def best_cyclic_order(G: Float[Array, "n n"], *, refine: bool = True) -> tuple[Int[Array, " n"], Float[Array, ""]]:
+    """The search of `discover_cyclic_order` alone, under jit and vmap: its order and harmonic score.
+
+    Args:
+        G: symmetric, centred.
+        refine: as there (static).
+    """
     n = G.shape[0]
     if n <= EXHAUSTIVE:
         orders = jnp.asarray(all_orders(n))

@@ -22,7 +22,7 @@ from jaxspec.peeled.circular import (
     mode_power,
 )
 from jaxspec.peeled.geometry import cosines, simplex_etf_defect
-from jaxspec.peeled.nulls import permutation_test
+from jaxspec.peeled.nulls import gaussian_test, permutation_test
 from jaxspec.peeled.report_result import Concept, Score, Simplex, SymmetryReport
 from jaxspec.peeled.vocabulary import LISTS, TokenRows, Vocabulary, load_vocab, token_rows
 
@@ -30,7 +30,6 @@ LEAST_WORDS = 4
 _CENTERS = ("group", "vocab", "none")
 _ORDERS = ("given", "discover")
 _RESAMPLES = 400  # of the coordinates, for intervals
-_GAUSSIAN_DRAWS = 1000
 _BLOCK = 2**24  # numbers read at a time for the mean of the vocabulary
 
 
@@ -239,8 +238,7 @@ def _controls(matrix: _Matrix, found: TokenRows, settings: _Settings, key: Array
 
 def _resampled_grams(x: Float[Array, "n d"], key: Array) -> Float[Array, "r n n"]:
     """Cosines with the coordinates of the rows drawn again, in a random basis each time: no basis is special."""
-    n, d = x.shape
-    coordinates = qr(x.T)[1].T
+    d, coordinates = x.shape[1], qr(x.T)[1].T
 
     def draw(key: Array) -> Array:
         k_basis, k_counts = jax.random.split(key)
@@ -262,19 +260,15 @@ def _score(tested: Any, resampled: Array, chance: Array, settings: _Settings, se
     return Score(value, low, high, control if searched is None else searched, False, control, math.nan, math.nan)
 
 
+def _centred_defect(rows: Float[Array, "n d"]) -> Float[Array, ""]:
+    return simplex_etf_defect(rows, center=True)
+
+
 def _simplex(x: np.ndarray, controls: np.ndarray, key: Array) -> Simplex:
-    defects = jax.vmap(lambda rows: simplex_etf_defect(rows, center=True))
-    defect = float(simplex_etf_defect(jnp.asarray(x), center=True))
-    gaussian = np.asarray(
-        jax.lax.map(
-            lambda k: simplex_etf_defect(jax.random.normal(k, x.shape), center=True),
-            jax.random.split(key, _GAUSSIAN_DRAWS),
-            batch_size=8,
-        )
-    )
-    others = np.asarray(defects(jnp.asarray(controls)))
-    at_most = [(1 + int(np.sum(null <= defect))) / (1 + len(null)) for null in (gaussian, others)]
-    return Simplex(defect, float(gaussian.mean()), *at_most)
+    gaussian = gaussian_test(_centred_defect, jnp.asarray(x), key=key)
+    others = np.asarray(jax.vmap(_centred_defect)(jnp.asarray(controls)))
+    control = (1 + int(np.sum(others <= gaussian.statistic))) / (1 + len(others))
+    return Simplex(gaussian.statistic, gaussian.null_mean, gaussian.p_value, control)
 
 
 def _plane(x: np.ndarray) -> Float[np.ndarray, "n 2"]:

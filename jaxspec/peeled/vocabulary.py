@@ -102,9 +102,7 @@ def load_vocab(path: str | PathLike[str]) -> Vocabulary:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} must be a tokenizer.json or a text file with one token a line: {error}"
-            ) from error
+            raise ValueError(f"{path} must be a tokenizer.json or text, a token a line: {error}") from error
         return _checked({token: row for row, token in enumerate(lines)}, path)
     content = read_json(path)
     model = content.get("model") if isinstance(content, dict) else None
