@@ -17,10 +17,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
-from experiments._gpt import GPT, Shape, block_matrices, initial_model, loss, random_windows
-from jaxspec.optim import muon
+from experiments._gpt import GPT, Shape, initial_model, loss, random_windows
+from jaxspec.optim import MatrixDims, muon
 from jaxspec.peeled.vocabulary import MONTHS, WEEKDAYS
 
 COLOURS = ("red", "blue", "green", "black", "white", "pink", "grey", "brown", "gold")
@@ -38,7 +38,7 @@ class Training(NamedTuple):
     """How a model is trained.
 
     Attributes:
-        optimizer: ``"Muon"``, ``"Muon, no decay"`` or ``"AdamW"``.
+        optimizer: ``"Muon"`` (on every matrix), ``"Muon, no decay"`` or ``"AdamW"``.
         steps: updates.
         batch: windows per step.
         width: of the residual stream.
@@ -134,13 +134,16 @@ def _optimizer(name: str) -> optax.GradientTransformation:
     if name == "AdamW":
         return optax.adamw(3e-3, weight_decay=0.1)
     decay = {"Muon": 0.1, "Muon, no decay": 0.0}[name]
-    return muon(
-        0.02,
-        adam_learning_rate=3e-3,
-        weight_decay=decay,
-        adam_weight_decay=decay,
-        dimension_numbers=block_matrices,
-    )
+    return muon(0.02, adam_learning_rate=3e-3, weight_decay=decay, dimension_numbers=_matrices)
+
+
+def _matrices(params: PyTree) -> PyTree:
+    """Every matrix is Muon's, the embeddings and the head among them; the gains are Adam's."""
+
+    def dims(path, leaf):
+        return None if "gain" in jax.tree_util.keystr(path) else MatrixDims(-2, -1)
+
+    return jax.tree_util.tree_map_with_path(dims, params)
 
 
 @functools.partial(jax.jit, static_argnames="how")

@@ -44,8 +44,8 @@ class Config:
 
     seed: int = 0  # of the keys
     keys: int = 8  # random starts
-    dims_7: tuple[int, ...] = (1, 2, 4, 6, 10)  # inner dimensions of the targets of 7
-    dims_12: tuple[int, ...] = (2, 4, 12)  # and of 12
+    dims_7: tuple[int, ...] = (2, 4, 6)  # inner dimensions of the targets of 7
+    dims_12: tuple[int, ...] = (3, 4)  # and of 12
 
 
 PRESETS = {

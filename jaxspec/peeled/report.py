@@ -1,7 +1,8 @@
 """Geometry of words in a checkpoint: is it a cycle, is it a simplex, and is either more than chance?"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -164,15 +165,14 @@ def _concept(
     x, orders, searched = _judged_rows(matrix, found, settings, keys[0])
     judged = orders[0]
     controls = _controls(matrix, found, settings, keys[1])
-    grams = jax.vmap(cosines)(jnp.asarray(controls))
     gram, resampled = cosines(jnp.asarray(x)), _resampled_grams(jnp.asarray(x), keys[2])
+    grams = _control_grams(jnp.asarray(controls))
     scores = {}
     for stat, best in ((harmonic_score, searched), (circulant_r2, None)):
-        chance = grams
-        if settings.order == "discover" and stat is harmonic_score:
-            chance = jax.lax.map(_in_best_order, grams)
+        searched_too = settings.order == "discover" and stat is harmonic_score
+        chance = _values(stat, _in_best_orders(grams) if searched_too else grams)
         tested = permutation_test(stat, gram, key=keys[3], num_samples=settings.num_samples)
-        scores[stat] = _score(tested, jax.vmap(stat)(resampled), jax.vmap(stat)(chance), settings, best)
+        scores[stat] = _score(tested, _values(stat, resampled), chance, settings, best)
     position = {row: place for place, row in enumerate(judged)}
     return Concept(
         name,
@@ -203,9 +203,23 @@ def _judged_rows(
     return x[best.order], best.equivalent_orders.tolist(), best.p_value
 
 
-def _in_best_order(gram: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    order = best_cyclic_order(gram)[0]
-    return gram[order][:, order]
+@jax.jit
+def _control_grams(sets: Float[Array, "c n d"]) -> Float[Array, "c n n"]:
+    return jax.vmap(cosines)(sets)
+
+
+@jax.jit
+def _in_best_orders(grams: Float[Array, "c n n"]) -> Float[Array, "c n n"]:
+    def ordered_gram(gram: Array) -> Array:
+        order = best_cyclic_order(gram)[0]
+        return gram[order][:, order]
+
+    return jax.lax.map(ordered_gram, grams)
+
+
+@partial(jax.jit, static_argnums=0)
+def _values(stat: Callable[[Array], Array], sets: Float[Array, "c n m"]) -> Float[Array, " c"]:
+    return jax.vmap(stat)(sets)
 
 
 def _centred(matrix: _Matrix, rows: Sequence[Sequence[int]], center: str) -> Float[np.ndarray, "n d"]:
@@ -228,14 +242,14 @@ def _controls(matrix: _Matrix, found: TokenRows, settings: _Settings, key: Array
     others = np.setdiff1d(np.arange(matrix.tensor.shape[0]), used)
     if len(others) < n:
         raise ValueError(f"{matrix.tensor.name} must have {n} tokens beside the words, has {len(others)}")
-    keys = jax.random.split(key, settings.controls)
-    drawn = jax.lax.map(lambda k: jax.random.choice(k, len(others), (n,), replace=False), keys)
-    sets = others[np.asarray(drawn)]
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    sets = others[[rng.choice(len(others), n, replace=False) for _ in range(settings.controls)]]
     distinct, place = np.unique(sets, return_inverse=True)
     x = rows_of(matrix.tensor, distinct).astype(np.float64)[place.reshape(sets.shape)]
     return x - _center(x, matrix, settings.center)
 
 
+@jax.jit
 def _resampled_grams(x: Float[Array, "n d"], key: Array) -> Float[Array, "r n n"]:
     """Cosines with the coordinates of the rows drawn again, in a random basis each time: no basis is special."""
     d, coordinates = x.shape[1], qr(x.T)[1].T
@@ -266,7 +280,7 @@ def _centred_defect(rows: Float[Array, "n d"]) -> Float[Array, ""]:
 
 def _simplex(x: np.ndarray, controls: np.ndarray, key: Array) -> Simplex:
     gaussian = gaussian_test(_centred_defect, jnp.asarray(x), key=key)
-    others = np.asarray(jax.vmap(_centred_defect)(jnp.asarray(controls)))
+    others = np.asarray(_values(_centred_defect, jnp.asarray(controls)))
     control = (1 + int(np.sum(others <= gaussian.statistic))) / (1 + len(others))
     return Simplex(gaussian.statistic, gaussian.null_mean, gaussian.p_value, control)
 
