@@ -53,7 +53,7 @@ def test_a_planted_cycle_leads(report):
     assert cycle.mode_power[0] > 0.9
     assert len(cycle.equivalent_orders) == 3
     assert chance.harmonic.p_value > 0.05
-    assert simplex.harmonic.p_value > 0.05
+    assert simplex.harmonic.control_p_value > 0.2  # its orders differ by rounding alone; random tokens are as cyclic
 
 
 def test_a_simplex_is_judged_beside_random_rows(report):
