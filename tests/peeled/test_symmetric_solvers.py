@@ -275,3 +275,23 @@ def test_geometry_is_lipschitz_in_the_targets():
         logits = solve_logits(LayerPeeledProblem(Q)).logits
         ratio = float(circulant_defect(logits)) / float(circulant_defect(jnp.asarray(Q - 1 / 7)))
         assert 0.5 < ratio < 2
+
+
+@pytest.mark.parametrize("E", [0.0, 0.1, 1.0])
+def test_two_tokens_by_four_routes(E):
+    """Closed form: logits (z, -z) with z = E, up to half the log-odds."""
+    p, action = np.array([0.7, 0.3]), PermutationAction.cyclic(2)
+    z = min(E, np.log(0.7 / 0.3) / 2)
+    value = np.log(np.exp(z) + np.exp(-z)) - 0.4 * z
+    routes = (
+        solve_cyclic(p, E),
+        solve_exchangeable(p[:, None], None, [2], E, action=action),
+        solve_orbits(p[:, None], action, None, [2], E),
+        solve_logits(LayerPeeledProblem(circulant(p), budget_W=E)),
+    )
+    for solution in routes:
+        np.testing.assert_allclose(solution.value, value, rtol=1e-13)
+        np.testing.assert_allclose(np.ravel(solution.logits)[0], z, atol=1e-7)
+        assert bool(solution.converged)
+        assert int(solution.rank) == (1 if E else 0)
+        assert bool(solution.active) == (E < 0.4)
