@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import COLORS, subplots
-from jaxspec.peeled import read_tensor_rows, symmetry_report
+from jaxspec.peeled import harmonic_score, read_tensor_rows, symmetry_report
+from jaxspec.peeled.circular import all_orders
 from jaxspec.peeled.vocabulary import MONTHS, WEEKDAYS
 
 SOURCE = "specification, sections 4 and E5"
@@ -52,6 +53,7 @@ class Result(NamedTuple):
         worst_row: largest difference of the rows read from those written, after bfloat16.
         gram: cosines of the planted weekdays, first file, shape (7, 7).
         power: share of every frequency, first file: weekdays, then months, padded by NaN, shape (2, 6).
+        null: first harmonic of the weekdays in all orders, the calendar's first, first file, shape (360,).
         report: of the caller's own checkpoint as JSON, "" without one.
     """
 
@@ -63,12 +65,13 @@ class Result(NamedTuple):
     worst_row: Any
     gram: Any
     power: Any
+    null: Any
     report: Any
 
 
 def run(config: Config, progress: Progress) -> Result:
     """Writes and reads every file."""
-    measured, gram, power = [], None, None
+    measured, gram, power, null = [], None, None, None
     with progress.stage("files", total=config.seeds), tempfile.TemporaryDirectory() as folder:
         for seed in range(config.seed, config.seed + config.seeds):
             table = _write(Path(folder), config, seed)
@@ -91,6 +94,7 @@ def run(config: Config, progress: Progress) -> Result:
             )
             if gram is None:
                 gram = weekdays.gram
+                null = np.asarray(jax.vmap(harmonic_score, (None, 0))(jnp.asarray(gram), all_orders(7)))
                 power = np.full((2, 6), np.nan)
                 power[0, :3], power[1] = weekdays.mode_power, months.mode_power
             progress.advance()
@@ -98,7 +102,7 @@ def run(config: Config, progress: Progress) -> Result:
     if config.path:
         own = symmetry_report(config.path, {"weekdays": "weekdays", "months": "months"}).to_json()
     weekdays, months, discovered, recovered, defects, worst = map(np.asarray, zip(*measured, strict=True))
-    return Result(weekdays, months, discovered, np.mean(recovered), defects, worst.max(), gram, power, own)
+    return Result(weekdays, months, discovered, np.mean(recovered), defects, worst.max(), gram, power, null, own)
 
 
 def _write(folder: Path, config: Config, seed: int) -> np.ndarray:
@@ -170,8 +174,8 @@ def claims(result: Result) -> list[Claim]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Gram matrix, power of the frequencies, and p-values."""
-    figure, axes = subplots(1, 3, size=(3.6, 3.1))
-    left, middle, right = axes[0]
+    figure, axes = subplots(1, 4, size=(3.6, 3.1))
+    left, middle, orders, right = axes[0]
     left.imshow(result.gram, vmin=-1, vmax=1, cmap="RdBu_r")
     left.set(xticks=range(7), yticks=range(7), yticklabels=WEEKDAYS, title="cosines, first file")
     left.set_xticklabels([word[:2] for word in WEEKDAYS])
@@ -180,6 +184,9 @@ def figures(result: Result) -> dict[str, Figure]:
         middle.bar(np.arange(1, 7) + 0.4 * row - 0.2, result.power[row], 0.4, color=COLORS[row], label=name)
     middle.set(xlabel="frequency", ylabel="share of power", xticks=range(1, 7))
     middle.legend()
+    orders.hist(result.null[1:], 30, color="grey")
+    orders.axvline(result.null[0], color=COLORS[0])
+    orders.set(xlabel="first harmonic", ylabel="orders", title="the calendar among all orders")
     for row, values in enumerate((result.weekdays, result.months, result.discovered)):
         right.plot(values, np.full(len(values), row), "o", color=COLORS[row], alpha=0.6)
     right.axvline(0.05, color="grey", ls=":")

@@ -66,13 +66,17 @@ def check_distributions(name: str, columns: Any) -> None:
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"{name} has shape {values.shape}; expected (V, m) with at least one entry")
     tolerance = 1e-4 if jnp.finfo(columns.dtype).bits <= 32 else 1e-6
-    for column, p in enumerate(values.T):
-        if not np.all(np.isfinite(p)):
-            raise ValueError(f"{name}: column {column} holds {p[~np.isfinite(p)][0]}; expected finite numbers")
-        if np.any(p < 0):
-            raise ValueError(f"{name}: column {column} holds {p.min():g}; expected probabilities >= 0")
-        if abs(p.sum() - 1) > tolerance:
-            raise ValueError(f"{name}: column {column} sums to {p.sum():.9g}; expected 1")
+    sums = values.sum(axis=0)
+    wrong = ~(np.all(values >= 0, axis=0) & (np.abs(sums - 1) <= tolerance))
+    if not wrong.any():
+        return
+    column = int(np.argmax(wrong))
+    p = values[:, column]
+    if not np.all(np.isfinite(p)):
+        raise ValueError(f"{name}: column {column} holds {p[~np.isfinite(p)][0]}; expected finite numbers")
+    if np.any(p < 0):
+        raise ValueError(f"{name}: column {column} holds {p.min():g}; expected probabilities >= 0")
+    raise ValueError(f"{name}: column {column} sums to {sums[column]:.9g}; expected 1")
 
 
 def check_masses(name: str, masses: Any, count: int) -> None:

@@ -16,7 +16,6 @@ the abstract was at hand: the conventions are reconstructed.
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -177,8 +176,3 @@ def numerical_rank(values: Float[Array, " r"], radius: Float[Array, ""], size: i
     """
     largest = jnp.maximum(jnp.max(values, initial=0), jnp.minimum(radius, 1))
     return jnp.sum(values > 10 * size * jnp.finfo(values.dtype).eps * largest).astype(jnp.int32)
-
-
-def result_dtype(*trees: Any) -> jnp.dtype:
-    """Common dtype of all leaves."""
-    return jnp.result_type(*jax.tree.leaves(trees))

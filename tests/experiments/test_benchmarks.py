@@ -261,11 +261,12 @@ def test_every_benchmark_defines_its_rows():
         "linalg",
         "muon_flow",
         "panel_effects",
+        "peeled",
         "prox",
         "spectral_optimizers",
         "tensor_completion",
     ]
-    assert len(cli.select([], package)) == 10 + 6 + 1 + 7 + 3 + 16 + 16
+    assert len(cli.select([], package)) == 10 + 6 + 1 + 7 + 3 + 5 + 16 + 16
     assert list(cli.select(["linalg.top_svd_2000x1000"], package)) == ["linalg.top_svd_2000x1000"]
     with pytest.raises(RunnerError, match=r"prox\.svt_50x2500_float32_gram"):
         cli.select(["prox.svt_50x2500_float32_gran"], package)
