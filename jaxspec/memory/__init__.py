@@ -1,18 +1,28 @@
-"""Linear associative memories: theory of their capacity, samples, scores, margins, spectra, closed-form rules."""
+"""Linear associative memories: theory of their capacity, samples, scores, margins, spectra, rules, certified solvers."""
 
 from jaxspec.memory import theory
+from jaxspec.memory.answers import with_answers
 from jaxspec.memory.associations import Associations, margins, sample_associations, scores
+from jaxspec.memory.draws import Regenerated
+from jaxspec.memory.feasibility import Feasibility, check_feasible
+from jaxspec.memory.max_margin import MaxMargin, max_margin
 from jaxspec.memory.rules import hebbian, pseudo_inverse
 from jaxspec.memory.spectra import Spectrum, spectrum
 
 __all__ = [
     "Associations",
+    "Feasibility",
+    "MaxMargin",
+    "Regenerated",
     "Spectrum",
+    "check_feasible",
     "hebbian",
     "margins",
+    "max_margin",
     "pseudo_inverse",
     "sample_associations",
     "scores",
     "spectrum",
     "theory",
+    "with_answers",
 ]

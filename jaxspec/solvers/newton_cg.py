@@ -67,6 +67,7 @@ def newton_cg(
     max_cg: int = 1000,
     line_search_steps: tuple[float, ...] = LINE_SEARCH_STEPS,
     stop: Callable[[PyTree, Array, PyTree], Array] | None = None,
+    precondition: Callable[[PyTree], Callable[[PyTree], PyTree]] | None = None,
 ) -> NewtonCG:
     """Minimises a convex function over a pytree of arrays.
 
@@ -84,6 +85,8 @@ def newton_cg(
             (at most 1/2) is tried, and that once more.
         stop: ``(x, f(x), grad f(x)) -> int32``, 0 to go on, any other number ends the run and becomes the status
             (from 5 on they are the caller's own).
+        precondition: ``x -> (v -> P v)``, P positive definite and near ``(H(x) + ridge)^-1``: CG is preconditioned by
+            it. With a factorised Hessian one or two products make a step; None: no preconditioner.
 
     Returns:
         The result.
@@ -117,7 +120,8 @@ def newton_cg(
     def step(state):
         value, grad, hvp = value_grad_hvp(state.x)
         relative = jnp.clip(state.grad_norm / state.first_norm, 1e-4, 0.1)
-        direction, products = _conjugate_gradient(hvp, grad, ridge, relative * state.grad_norm, max_cg)
+        inverse = (lambda v: v) if precondition is None else precondition(state.x)
+        direction, products = _conjugate_gradient(hvp, inverse, grad, ridge, relative * state.grad_norm, max_cg)
         t, lower = _line_search(lambda t: value_grad_hvp(_moved(state.x, t, direction))[0], value, steps)
         state = state._replace(iter=state.iter + 1, cg_iterations=state.cg_iterations + products)
         x = _moved(state.x, jnp.where(lower, t, steps[0]), direction)
@@ -158,14 +162,14 @@ def _line_search(value_at, value, steps):
     return t, lower
 
 
-def _conjugate_gradient(hvp, grad, ridge, threshold, max_cg):
+def _conjugate_gradient(hvp, inverse, grad, ridge, threshold, max_cg):
     """``v ~ -(H + ridge)^-1 grad`` to a residual of ``threshold``, and the number of products."""
     residual = jax.tree.map(jnp.negative, grad)
-    square = _dot(residual, residual)
+    first = inverse(residual)
 
     def runs(carry):
-        _, _, _, square, count, curved = carry
-        return curved & (square > threshold**2) & (count < max_cg)
+        _, residual, _, _, count, curved = carry
+        return curved & (_dot(residual, residual) > threshold**2) & (count < max_cg)
 
     def step(carry):
         v, residual, direction, square, count, _ = carry
@@ -175,12 +179,14 @@ def _conjugate_gradient(hvp, grad, ridge, threshold, max_cg):
         curved = curvature > 0
         length = jnp.where(curved, square / jnp.where(curved, curvature, 1), 0)
         residual = _moved(residual, -length, image)
-        new = _dot(residual, residual)
-        turned = _moved(residual, new / square, direction)
-        return _moved(v, length, direction), residual, turned, new, count + 1, curved
+        image = inverse(residual)
+        new = _dot(residual, image)
+        turned = _moved(image, new / square, direction)
+        return _moved(v, length, direction), residual, turned, new, count + 1, curved & (new > 0)
 
     zero = jax.tree.map(jnp.zeros_like, grad)
-    start = (zero, residual, residual, square, jnp.zeros((), jnp.int32), jnp.asarray(True))
+    square = _dot(residual, first)
+    start = (zero, residual, first, square, jnp.zeros((), jnp.int32), square > 0)
     v, _, _, _, count, _ = jax.lax.while_loop(runs, step, start)
     # Without curvature along -grad itself nothing was found; the gradient is the direction then.
     flat = _dot(v, v) == 0

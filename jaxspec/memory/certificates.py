@@ -1,0 +1,145 @@
+r"""Bounds on the margin that a memory and a multiplier prove, and the data in the form in which solvers take them.
+
+For ``||W||_F = d`` the largest margin is ``kappa* = max_W d min M / ||W||_F = min_lambda d ||A^T lambda||_F / sum
+lambda`` over multipliers ``lambda >= 0``, A^T the adjoint of ``W -> M``: any W bounds it from below, any lambda from
+above (Gordan, Farkas).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxspec.memory.associations import Associations, finite, numbers, promoted
+from jaxspec.memory.pairs import Pairs
+
+
+class Units(NamedTuple):
+    """How prepared data relate to the caller's.
+
+    Attributes:
+        x: power of two that the keys were divided by.
+        y: that of values and competitors.
+        sound: whether all numbers were finite.
+    """
+
+    x: Float[Array, ""]
+    y: Float[Array, ""]
+    sound: Bool[Array, ""]
+
+
+def checked_problem(
+    a: Associations, n: Int[Array, ""] | int | None, **at_least_zero: Float[Array, ""] | float
+) -> tuple[Associations, Int[Array, ""], list[Float[Array, ""]]]:
+    """Arguments of a solver, known to be good as far as their values are known.
+
+    Args:
+        a: the associations. Under a trace numbers that are not finite pass; `in_units` marks them.
+        n: how many leading rows count; None: all.
+        at_least_zero: tolerances.
+
+    Returns:
+        The associations in one floating dtype, n, and the tolerances in that dtype.
+
+    Raises:
+        ValueError: shapes that do not fit, numbers that are not finite, n or a tolerance out of range.
+    """
+    a = promoted(a)
+    for name, value in numbers(a).items():
+        if not isinstance(value, jax.core.Tracer):
+            finite(name, value)
+    p = len(a.x)
+    least = min(2, p)
+    if n is not None and not isinstance(n, jax.core.Tracer) and not (jnp.ndim(n) == 0 and least <= n <= p):
+        raise ValueError(f"n is {n}; expected an integer in [{least}, {p}]")
+    for name, value in at_least_zero.items():
+        if not isinstance(value, jax.core.Tracer) and not value >= 0:
+            raise ValueError(f"{name} is {value}; expected a number >= 0")
+    tolerances = [jnp.asarray(value, a.x.dtype) for value in at_least_zero.values()]
+    return a, jnp.asarray(p if n is None else n, jnp.int32), tolerances
+
+
+def in_units(a: Associations) -> tuple[Associations, Units]:
+    """Keys and values of mean square norm near 1, so that squares neither overflow nor vanish and tolerances mean the same.
+
+    Args:
+        a: the associations, in one floating dtype.
+
+    Returns:
+        The associations, zeros if any number is not finite, and their units.
+    """
+    arrays = numbers(a)
+    sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(value)) for value in arrays.values()]))
+    arrays = {name: jnp.where(sound, value, 0) for name, value in arrays.items()}
+    x, unit_x = _unit(arrays["x"])
+    y, unit_y = _unit(arrays["y"])
+    arrays |= {"x": x, "y": y}
+    if "competitors" in arrays:
+        arrays["competitors"] = arrays["competitors"] / unit_y
+    return a._replace(**arrays), Units(unit_x, unit_y, sound)
+
+
+def _unit(v):
+    first = _power_of_two(jnp.max(jnp.abs(v)))
+    v = v / first
+    second = _power_of_two(jnp.sqrt(2 * jnp.mean(jnp.sum(v * v, -1))))  # nearest on a logarithmic scale, not the next
+    return v / second, first * second
+
+
+def _power_of_two(size):
+    """The largest one that is not above ``size``, 1 for 0."""
+    return jnp.where(size > 0, jnp.ldexp(jnp.ones_like(size), jnp.frexp(size)[1] - 1), 1)
+
+
+def gap_bounds(pairs: Pairs, W: Float[Array, "d d"], multipliers: Float[Array, "p k"]) -> tuple[Array, Array]:
+    """What W and the multipliers prove about the largest margin, as computed.
+
+    Args:
+        pairs: the pairs.
+        W: any memory.
+        multipliers: >= 0, 0 on pairs that do not count.
+
+    Returns:
+        ``(d min M / ||W||_F, d ||A^T lambda||_F / sum lambda)``; 0 for W = 0, infinity for multipliers 0.
+    """
+    d = W.shape[0]
+    least = jnp.min(jnp.where(pairs.mask, pairs.gaps(W), jnp.inf))
+    size, total = jnp.linalg.norm(W), jnp.sum(multipliers)
+    lower = jnp.where(size > 0, d * least / jnp.where(size > 0, size, 1), 0)
+    pulled = jnp.linalg.norm(pairs.adjoint(multipliers))
+    return lower, jnp.where(total > 0, d * pulled / jnp.where(total > 0, total, 1), jnp.inf)
+
+
+def proven_bounds(pairs: Pairs, W: Float[Array, "d d"], multipliers: Float[Array, "p k"]) -> tuple[Array, Array]:
+    """`gap_bounds` recomputed in float64 where x64 is on, and widened by a bound on their rounding: then they are proofs.
+
+    Without x64 they are as computed, but for a lower bound within rounding, which becomes 0.
+
+    Args:
+        pairs: the pairs.
+        W: any memory.
+        multipliers: >= 0, 0 on pairs that do not count.
+
+    Returns:
+        ``(lower, upper)``, in the dtype of W.
+    """
+    dtype, wide = W.dtype, jnp.result_type(float)
+    exact = pairs.astype(wide)
+    lower, upper = gap_bounds(exact, W.astype(wide), multipliers.astype(wide))
+    eps = jnp.finfo(wide).eps
+    if wide == jnp.float64:
+        p, d = exact.x.shape
+        largest = _largest_norm(exact.x) * (_largest_norm(exact.y) + _largest_norm(exact.others))
+        # |fl(u.v) - u.v| <= k eps/2 |u||v| for k terms: gaps have 2 d + 2, the adjoint p + k + d of size |z||x|.
+        lower = lower - (2 * d + 2) * eps * d * largest
+        upper = upper + (p + pairs.mask.shape[1] + d + 2) * eps * d * largest
+        # To the outside, in the dtype of W.
+        narrow = jnp.finfo(dtype).eps
+        lower, upper = lower - narrow * jnp.abs(lower), upper + narrow * upper
+    lower = jnp.where(lower > 16 * eps, lower, jnp.minimum(lower, 0))
+    return lower.astype(dtype), upper.astype(dtype)
+
+
+def _largest_norm(v):
+    return jnp.sqrt(jnp.max(jnp.sum(v * v, -1)))
