@@ -85,7 +85,7 @@ def _sample(key, p, d, model, embedding, regenerate):
     mu = jnp.arange(p)
     competitors = None if model == "original" else Regenerated(key, embedding)
     if competitors is not None and not regenerate:
-        competitors = jax.vmap(lambda mu: competitors.row(mu, p, d))(mu)
+        competitors = jax.vmap(lambda row: competitors.some(row, mu, d))(mu)
     return Associations(*jax.vmap(row)(mu), competitors)
 
 

@@ -67,10 +67,10 @@ def test_a_longer_draw_starts_with_the_shorter_one():
 
 def test_embeddings_have_their_laws():
     gaussian = sample_associations(jax.random.key(0), 40, 6, model="decoupled")
-    for values in gaussian:
+    for values in gaussian[:3]:
         assert kstest(np.sqrt(6) * np.asarray(values).ravel(), "norm").pvalue > 1e-3
     sphere = sample_associations(jax.random.key(0), 40, 3, model="decoupled", embedding="sphere")
-    for values in sphere:
+    for values in sphere[:3]:
         np.testing.assert_allclose(np.linalg.norm(values, axis=-1), 1, rtol=1e-6)
         # Archimedes: a coordinate of a uniform point of the sphere in three dimensions is uniform.
         assert kstest(np.asarray(values)[..., 0].ravel(), "uniform", (-1, 2)).pvalue > 1e-3
@@ -78,7 +78,7 @@ def test_embeddings_have_their_laws():
 
 def test_competitors_are_fresh():
     a = sample_associations(jax.random.key(5), 12, 5, model="decoupled")
-    everything = np.concatenate([np.asarray(v).reshape(-1, 5) for v in a])
+    everything = np.concatenate([np.asarray(v).reshape(-1, 5) for v in a[:3]])
     assert len(np.unique(everything, axis=0)) == 12 + 12 + 144
     assert sample_associations(jax.random.key(5), 12, 5).competitors is None
 
