@@ -105,7 +105,7 @@ def separate(pairs: Pairs, W, tol, max_newton, max_cg, direct=None, ridge=1e-6):
 def factorised_hessian(pairs, active, ridge):
     """``V -> (H + ridge)^-1 V`` by Cholesky factors, the ridge large enough for them to exist."""
     H = pairs.gram(active)
-    ridge = jnp.maximum(ridge, 4 * jnp.finfo(H.dtype).eps * jnp.trace(H))
+    ridge = jnp.maximum(ridge, 4 * jnp.finfo(H.dtype).eps * jnp.max(jnp.diagonal(H)))
     factor = jax.lax.linalg.cholesky(H + ridge * jnp.eye(len(H), dtype=H.dtype), symmetrize_input=False)
 
     def solve(V):

@@ -15,10 +15,12 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxspec.memory.associations import Associations
 from jaxspec.memory.certificates import checked_problem, gap_bounds, in_units, proven_bounds
 from jaxspec.memory.feasibility import DIRECT, factorised_hessian, hinges, in_callers_units, normalised
-from jaxspec.memory.pairs import all_pairs
+from jaxspec.memory.pairs import Pairs, all_pairs
 from jaxspec.solvers import augmented_lagrangian, newton_cg
 
-_SOLVED, _INFEASIBLE, _INNER = 5, 6, 7
+_SOLVED, _INFEASIBLE, _STATIONARY = 5, 6, 7
+_FIRST_PENALTY, _GROWTH = 100.0, 4.0
+_INNER_ACCURACY = 1e-3  # of the inner problems: error of W = A^T L, relative
 
 
 class MaxMargin(NamedTuple):
@@ -50,60 +52,89 @@ def max_margin(
 def _max_margin(a, n, gap_tol, tol, max_outer, max_newton, max_cg):
     a, units = in_units(a)
     pairs = all_pairs(a, n)
-    found = widest(pairs, gap_tol, tol, max_outer, max_newton, max_cg)
-    W, multipliers = normalised(found.x, found.multipliers)
+    best, count = widest(pairs, jnp.zeros((a.x.shape[1],) * 2, a.x.dtype), gap_tol, tol, max_outer, max_newton, max_cg)
+    W, multipliers = normalised(best.W, best.multipliers)
     lower, upper = proven_bounds(pairs, W, multipliers)
-    lower = jnp.maximum(lower, 0)
     infeasible = upper < tol
-    gap = jnp.where(infeasible, 0, (upper - lower) / upper)
+    lower = jnp.where(infeasible, 0, jnp.maximum(lower, 0))
+    gap = jnp.where(infeasible, 0, _relative_gap(lower, upper))
     status = jnp.where(infeasible, -1, jnp.where(lower > 0, 1, 0))
-    converged = infeasible | (gap <= gap_tol)
-    W = jnp.where(infeasible, 0, W)
-    lower = jnp.where(infeasible, 0, lower)
     status, lower, upper = in_callers_units(status, lower, upper, units)
-    return MaxMargin(W, multipliers, lower, upper, gap, status, converged, found.inner_iterations)
+    converged = units.sound & (infeasible | (gap <= gap_tol))
+    return MaxMargin(jnp.where(status < 0, 0, W), multipliers, lower, upper, gap, status, converged, count)
 
 
-def widest(pairs, gap_tol, tol, max_outer, max_newton, max_cg, rho=100.0, growth=4.0, direct=None):
-    d = pairs.x.shape[1]
-    dtype = pairs.x.dtype
-    direct = d <= DIRECT if direct is None else direct
+class Best(NamedTuple):
+    """The best bounds so far, each with what proves it, and the iterate."""
 
-    def judged(W, L):
-        lower, upper = gap_bounds(pairs, W, L)
-        solved = upper - jnp.maximum(lower, 0) <= gap_tol * upper
+    x: Float[Array, "d d"]
+    W: Float[Array, "d d"]
+    lower: Float[Array, ""]
+    multipliers: Float[Array, "p k"]
+    upper: Float[Array, ""]
+
+    def bettered(self, pairs, W, multipliers):
+        """With what W and the multipliers prove."""
+        lower, upper = gap_bounds(pairs, W, multipliers)
+        higher, closer = lower > self.lower, upper < self.upper
+        return Best(
+            W,
+            jnp.where(higher, W, self.W),
+            jnp.where(higher, lower, self.lower),
+            jnp.where(closer, multipliers, self.multipliers),
+            jnp.where(closer, upper, self.upper),
+        )
+
+
+def widest(pairs: Pairs, W0, gap_tol, tol, max_outer, max_newton, max_cg, direct=None):
+    """Margin of the given pairs: the best bounds found, and the number of Newton steps."""
+    direct = len(W0) <= DIRECT if direct is None else direct
+
+    def judged(lower, upper):
+        solved = _relative_gap(lower, upper) <= gap_tol
         return jnp.where(upper < tol, _INFEASIBLE, jnp.where(solved, _SOLVED, 0))
 
-    def inner(W, L, rho):
-        shift = 1 + L / rho
+    def inner(best, multipliers, rho):
+        shift = 1 + multipliers / rho
 
         def value_grad_hvp(W):
             R = hinges(pairs, W, shift)
             value = jnp.sum(W * W) / (2 * rho) + jnp.sum(R * R) / 2
-
-            def hvp(V):
-                return V / rho + pairs.adjoint(jnp.where(R > 0, pairs.gaps(V), 0))
-
+            hvp = lambda V: V / rho + pairs.adjoint(jnp.where(R > 0, pairs.gaps(V), 0))  # noqa: E731
             return value, W / rho - pairs.adjoint(R), hvp
 
         def stop(W, value, grad):
-            stationary = rho * jnp.linalg.norm(grad) <= 1e-3 * jnp.linalg.norm(W)
-            status = judged(W, hinges(pairs, W, shift))
-            return jnp.where(status == 0, jnp.where(stationary, _INNER, 0), status)
+            lower, upper = gap_bounds(pairs, W, hinges(pairs, W, shift))
+            status = judged(jnp.maximum(lower, best.lower), jnp.minimum(upper, best.upper))
+            stationary = rho * jnp.linalg.norm(grad) <= _INNER_ACCURACY * jnp.linalg.norm(W)
+            return jnp.where((status == 0) & stationary, _STATIONARY, status)
 
         factorised = (lambda W: factorised_hessian(pairs, hinges(pairs, W, shift) > 0, 1 / rho)) if direct else None
         found = newton_cg(
-            value_grad_hvp, W, ridge=0.0, max_newton=max_newton, max_cg=max_cg, stop=stop, precondition=factorised
+            value_grad_hvp,
+            best.x,
+            ridge=0.0,
+            max_newton=max_newton,
+            max_cg=max_cg,
+            stop=stop,
+            precondition=factorised,
         )
-        return found.x, found.iterations
+        return best.bettered(pairs, found.x, hinges(pairs, found.x, shift)), found.iterations
 
-    return augmented_lagrangian(
+    nothing = jnp.zeros(pairs.mask.shape, W0.dtype)
+    found = augmented_lagrangian(
         inner,
-        lambda W: jnp.where(pairs.mask, 1 - pairs.gaps(W), -jnp.inf),
-        jnp.zeros((d, d), dtype),
-        jnp.zeros(pairs.mask.shape, dtype),
-        rho=rho,
-        growth=growth,
+        lambda best: jnp.where(pairs.mask, 1 - pairs.gaps(best.x), -jnp.inf),
+        Best(W0, jnp.zeros_like(W0), jnp.zeros((), W0.dtype), nothing, jnp.full((), jnp.inf, W0.dtype)),
+        nothing,
+        rho=_FIRST_PENALTY,
+        growth=_GROWTH,
         max_outer=max_outer,
-        stop=judged,
+        stop=lambda best, _: judged(best.lower, best.upper),
     )
+    return found.x, found.inner_iterations
+
+
+def _relative_gap(lower, upper):
+    """In (0, 1]; 1 where nothing is known."""
+    return jnp.where(jnp.isfinite(upper) & (upper > 0), (upper - lower) / jnp.where(upper > 0, upper, 1), 1)
