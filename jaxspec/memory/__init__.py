@@ -1,8 +1,9 @@
-"""Linear associative memories: theory of their capacity, samples, scores, margins, spectra, rules, certified solvers."""
+"""Linear associative memories: theory of capacity, samples, scores, margins, spectra, rules, certified solvers."""
 
 from jaxspec.memory import theory
 from jaxspec.memory.answers import with_answers
 from jaxspec.memory.associations import Associations, margins, sample_associations, scores
+from jaxspec.memory.capacity import Capacity, capacity
 from jaxspec.memory.draws import Regenerated
 from jaxspec.memory.feasibility import Feasibility, check_feasible
 from jaxspec.memory.max_margin import MaxMargin, max_margin
@@ -11,10 +12,12 @@ from jaxspec.memory.spectra import Spectrum, spectrum
 
 __all__ = [
     "Associations",
+    "Capacity",
     "Feasibility",
     "MaxMargin",
     "Regenerated",
     "Spectrum",
+    "capacity",
     "check_feasible",
     "hebbian",
     "margins",

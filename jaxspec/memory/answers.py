@@ -49,7 +49,9 @@ def with_answers(
     count = right.sum(1)
     if np.any((count == 0) | (count == shape[1])):
         lacking = int(np.argmax((count == 0) | (count == shape[1])))
-        raise ValueError(f"answers of key {lacking} are {count[lacking]} of {shape[1]} values; expected a right one and a wrong one")
+        raise ValueError(
+            f"answers of key {lacking} are {count[lacking]} of {shape[1]} values; expected a right one and a wrong one"
+        )
     mu, nu = np.nonzero(right)
     keys, values = jnp.asarray(keys), jnp.asarray(values)
     return Associations(keys[mu], values[nu], values, jnp.asarray(right[mu]))

@@ -5,7 +5,7 @@ lambda`` over multipliers ``lambda >= 0``, A^T the adjoint of ``W -> M``: any W 
 above (Gordan, Farkas).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,21 @@ class Units(NamedTuple):
     x: Float[Array, ""]
     y: Float[Array, ""]
     sound: Bool[Array, ""]
+
+    def bounds(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        """Bounds in the caller's units; infinite where the data were not finite.
+
+        Args:
+            lower: of the prepared data.
+            upper: of the prepared data.
+
+        Returns:
+            ``(lower, upper)``.
+        """
+        return (
+            jnp.where(self.sound, lower * self.x * self.y, -jnp.inf),
+            jnp.where(self.sound, upper * self.x * self.y, jnp.inf),
+        )
 
 
 def checked_problem(
@@ -61,7 +76,7 @@ def checked_problem(
 
 
 def in_units(a: Associations) -> tuple[Associations, Units]:
-    """Keys and values of mean square norm near 1, so that squares neither overflow nor vanish and tolerances mean the same.
+    """Keys and values of mean square norm near 1: squares neither overflow nor vanish, a tolerance has one meaning.
 
     Args:
         a: the associations, in one floating dtype.
@@ -124,18 +139,32 @@ def proven_bounds(pairs: Pairs, W: Float[Array, "d d"], multipliers: Float[Array
     Returns:
         ``(lower, upper)``, in the dtype of W.
     """
-    dtype, wide = W.dtype, jnp.result_type(float)
+    wide = jnp.result_type(float)
     exact = pairs.astype(wide)
     lower, upper = gap_bounds(exact, W.astype(wide), multipliers.astype(wide))
-    eps = jnp.finfo(wide).eps
-    if wide == jnp.float64:
-        p, d = exact.x.shape
-        largest = _largest_norm(exact.x) * (_largest_norm(exact.y) + _largest_norm(exact.others))
+    return widened(exact, lower, upper, W.dtype)
+
+
+def widened(pairs: Pairs, lower: Array, upper: Array, dtype: Any) -> tuple[Array, Array]:
+    """Bounds computed from these pairs, made safe against rounding as `proven_bounds` says.
+
+    Args:
+        pairs: in the dtype of the computation.
+        lower: as computed.
+        upper: as computed.
+        dtype: of the results.
+
+    Returns:
+        ``(lower, upper)``.
+    """
+    eps = jnp.finfo(lower.dtype).eps
+    if lower.dtype == jnp.float64:
+        p, d = pairs.x.shape
+        largest = _largest_norm(pairs.x) * (_largest_norm(pairs.y) + _largest_norm(pairs.others))
         # |fl(u.v) - u.v| <= k eps/2 |u||v| for k terms: gaps have 2 d + 2, the adjoint p + k + d of size |z||x|.
         lower = lower - (2 * d + 2) * eps * d * largest
         upper = upper + (p + pairs.mask.shape[1] + d + 2) * eps * d * largest
-        # To the outside, in the dtype of W.
-        narrow = jnp.finfo(dtype).eps
+        narrow = jnp.finfo(dtype).eps  # rounding to the caller's dtype goes outwards
         lower, upper = lower - narrow * jnp.abs(lower), upper + narrow * upper
     lower = jnp.where(lower > 16 * eps, lower, jnp.minimum(lower, 0))
     return lower.astype(dtype), upper.astype(dtype)

@@ -1,8 +1,8 @@
 r"""Whether one matrix can recall all associations, with a certificate either way.
 
 ``F(W) = 1/2 sum (1 - M)_+^2`` is minimised by semismooth Newton. On the way either ``min M > 0``, and W is the
-certificate, or the residuals ``R = (1 - M)_+``, whose ``A^T R`` is the gradient, become a multiplier with ``d ||A^T R||_F
-/ sum R < tol`` (Gordan, Farkas), which bounds every margin.
+certificate, or the residuals ``R = (1 - M)_+``, whose ``A^T R`` is minus the gradient, become a multiplier with ``d ||A^T
+R||_F / sum R < tol`` (Gordan, Farkas), which bounds every margin.
 """
 
 from functools import partial
@@ -13,12 +13,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxspec.memory.associations import Associations
-from jaxspec.memory.certificates import checked_problem, gap_bounds, in_units, proven_bounds
-from jaxspec.memory.pairs import Pairs, all_pairs
+from jaxspec.memory.certificates import checked_problem, gap_bounds, in_units
+from jaxspec.memory.hinges import DIRECT, factorised_hessian, hinges
+from jaxspec.memory.lists import Solved, check_lists, reported, solved
+from jaxspec.memory.pairs import Pairs
 from jaxspec.solvers import newton_cg
 
 _FEASIBLE, _INFEASIBLE = 5, 6
-DIRECT = 24  # up to this d the d^2 x d^2 Hessian is factorised: at p near capacity that costs less than CG
+_RIDGE = 1e-6
 
 
 class Feasibility(NamedTuple):
@@ -27,20 +29,22 @@ class Feasibility(NamedTuple):
     Attributes:
         status: +1 feasible, -1 infeasible (no margin above ``tol``), 0 undecided.
         W: the last memory, of ``||W||_F = d``, or 0; for +1 it recalls every pair.
-        multipliers: ``lambda >= 0`` of sum 1, or 0; for -1 they prove ``upper``.
-        lower: ``min_mu`` of `margins`, what W proves; may be negative.
+        multipliers: ``lambda >= 0`` of sum 1, or 0; for -1 they prove ``upper``. (p, q), or (p, top).
+        lower: smallest of `margins`, what W proves; may be negative.
         upper: ``d ||A^T lambda||_F``, above every margin; infinity where there are no multipliers.
         newton: Newton steps.
         cg: products with the Hessian.
+        listed: competitors of each row that the multipliers belong to, (p, top); None: all.
     """
 
     status: Int[Array, "*batch"]
     W: Float[Array, "*batch d d"]
-    multipliers: Float[Array, "*batch p q"]
+    multipliers: Float[Array, "*batch p k"]
     lower: Float[Array, "*batch"]
     upper: Float[Array, "*batch"]
     newton: Int[Array, "*batch"]
     cg: Int[Array, "*batch"]
+    listed: Int[Array, "*batch p k"] | None = None
 
 
 def check_feasible(
@@ -50,43 +54,89 @@ def check_feasible(
     tol: Float[Array, ""] | float = 1e-5,
     max_newton: int = 100,
     max_cg: int = 1000,
+    top: int | None = None,
+    block: int = 256,
 ) -> Feasibility:
+    """Whether some W gives every right answer the highest score, with a certificate either way.
+
+    With x64 on, both certificates are recomputed in float64 and widened by a bound on the rounding, whatever the dtype
+    of the data: statuses are then proofs. In float32 alone they hold up to rounding (of order 1e-6 on margins). "-1"
+    proves that no margin exceeds ``tol``, not that none is positive: `prove_infeasible` does that where it can.
+
+    Up to d = 32 Newton's equations are solved by factorisation, which finds near-critical margins that CG does not.
+    With ``top`` a program over the ``top`` strongest competitors of each row is solved and the lists renewed from a
+    pass over all of them, until one certificate holds for all pairs. Its memory is ``p (d + top + block)`` numbers,
+    ``p d (top + block)`` where rows have competitors of their own. Keys may be divided over devices by rows, with
+    y and a pool of competitors on all of them: devices then add one d x d matrix for each Hessian product.
+
+    Args:
+        a: the associations.
+        n: only the n leading ones, in [2, p]; traced, so that a new n does not recompile; None: all.
+        tol: margin that counts as none, >= 0, for keys and values of norm 1 (they are rescaled by powers of two).
+        max_newton: Newton steps at most; with ``top``, for each list (static).
+        max_cg: Hessian products for each of them at most (static).
+        top: length of the lists; None: all pairs at once (static).
+        block: competitors at a time in a pass over all pairs; used with ``top`` (static).
+
+    Returns:
+        The result, under ``vmap`` with leading axes. Under jit, data that are not finite give status 0 and the bounds
+        -infinity and infinity. Not differentiable.
+
+    Raises:
+        ValueError: shapes that do not fit, numbers that are not finite, ``n``, ``tol``, ``top`` or ``block`` out of
+            range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> a = Associations(jnp.eye(3), jnp.eye(3))
+        >>> int(check_feasible(a).status)
+        1
+        >>> int(check_feasible(a._replace(y=jnp.ones((3, 3)))).status)  # equal values cannot be told apart
+        -1
+    """
     a, n, (tol,) = checked_problem(a, n, tol=tol)
-    return _check(a, n, tol, max_newton, max_cg)
+    top = check_lists(a, top, block)
+    return _check(a, n, tol, max_newton, max_cg, top, block)
 
 
-@partial(jax.jit, static_argnums=(3, 4))
-def _check(a, n, tol, max_newton, max_cg):
+@partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _check(a, n, tol, max_newton, max_cg, top, block):
     a, units = in_units(a)
-    pairs = all_pairs(a, n)
-    d = a.x.shape[1]
-    found = separate(pairs, jnp.zeros((d, d), a.x.dtype), tol, max_newton, max_cg)
-    W, multipliers = normalised(found.x, hinges(pairs, found.x))
-    lower, upper = proven_bounds(pairs, W, multipliers)
-    status = jnp.where(lower > 0, 1, jnp.where(upper < tol, -1, 0))
-    status, lower, upper = in_callers_units(status, lower, upper, units)
-    return Feasibility(status, W, multipliers, lower, upper, found.iterations, found.cg_iterations)
 
+    def solve(pairs, W, found):
+        return separate(pairs, W, tol, max_newton, max_cg, found)
 
-def in_callers_units(status, lower, upper, units):
-    return (
-        jnp.where(units.sound, status, 0),
-        jnp.where(units.sound, lower * units.x * units.y, -jnp.inf),
-        jnp.where(units.sound, upper * units.x * units.y, jnp.inf),
+    def judge(lower, upper):
+        return jnp.where(lower > 0, 1, jnp.where(upper < tol, -1, 0))
+
+    end, pairs = solved(a, n, solve, judge, top, block)
+    W, multipliers, lower, upper = reported(a, n, pairs, end, top, block)
+    return Feasibility(
+        jnp.where(units.sound, judge(lower, upper), 0),
+        W,
+        multipliers,
+        *units.bounds(lower, upper),
+        end.newton,
+        end.cg,
+        end.listed,
     )
 
 
-def hinges(pairs, W, shift=1):
-    return jnp.where(pairs.mask, jnp.maximum(shift - pairs.gaps(W), 0), 0)
+def separate(pairs: Pairs, W: Float[Array, "d d"], tol: Array, max_newton: int, max_cg: int, found: Solved) -> Solved:
+    """Newton's method on F until one certificate holds for the given pairs.
 
+    Args:
+        pairs: the pairs.
+        W: where to start.
+        tol: margin that counts as none.
+        max_newton: Newton steps at most.
+        max_cg: Hessian products for each of them at most.
+        found: what counts so far.
 
-def normalised(W, multipliers):
-    """W of norm d and multipliers of sum 1, zeros where they vanish."""
-    size, total = jnp.linalg.norm(W), jnp.sum(multipliers)
-    return W * jnp.where(size > 0, W.shape[0] / jnp.where(size > 0, size, 1), 0), multipliers / jnp.where(total > 0, total, 1)
+    Returns:
+        The last memory and its residuals, with the counts added.
+    """
 
-
-def separate(pairs: Pairs, W, tol, max_newton, max_cg, direct=None, ridge=1e-6):
     def value_grad_hvp(W):
         R = hinges(pairs, W)
         return jnp.sum(R * R) / 2, -pairs.adjoint(R), lambda V: pairs.adjoint(jnp.where(R > 0, pairs.gaps(V), 0))
@@ -95,20 +145,14 @@ def separate(pairs: Pairs, W, tol, max_newton, max_cg, direct=None, ridge=1e-6):
         lower, upper = gap_bounds(pairs, W, hinges(pairs, W))
         return jnp.where(lower > 0, _FEASIBLE, jnp.where(upper < tol, _INFEASIBLE, 0))
 
-    direct = len(W) <= DIRECT if direct is None else direct
-    factorised = (lambda W: factorised_hessian(pairs, hinges(pairs, W) > 0, ridge)) if direct else None
-    return newton_cg(
-        value_grad_hvp, W, ridge=ridge, max_newton=max_newton, max_cg=max_cg, stop=stop, precondition=factorised
+    factorised = (lambda W: factorised_hessian(pairs, hinges(pairs, W) > 0, _RIDGE)) if len(W) <= DIRECT else None
+    end = newton_cg(
+        value_grad_hvp, W, ridge=_RIDGE, max_newton=max_newton, max_cg=max_cg, stop=stop, precondition=factorised
     )
-
-
-def factorised_hessian(pairs, active, ridge):
-    """``V -> (H + ridge)^-1 V`` by Cholesky factors, the ridge large enough for them to exist."""
-    H = pairs.gram(active)
-    ridge = jnp.maximum(ridge, 4 * jnp.finfo(H.dtype).eps * jnp.max(jnp.diagonal(H)))
-    factor = jax.lax.linalg.cholesky(H + ridge * jnp.eye(len(H), dtype=H.dtype), symmetrize_input=False)
-
-    def solve(V):
-        return jax.scipy.linalg.cho_solve((factor, True), V.reshape(-1)).reshape(V.shape)
-
-    return solve
+    return found._replace(
+        W=end.x,
+        x=end.x,
+        multipliers=hinges(pairs, end.x),
+        newton=found.newton + end.iterations,
+        cg=found.cg + end.cg_iterations,
+    )

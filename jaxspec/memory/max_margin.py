@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxspec.memory.associations import Associations
-from jaxspec.memory.certificates import checked_problem, gap_bounds, in_units, proven_bounds
-from jaxspec.memory.feasibility import DIRECT, factorised_hessian, hinges, in_callers_units, normalised
-from jaxspec.memory.pairs import Pairs, all_pairs
+from jaxspec.memory.certificates import checked_problem, gap_bounds, in_units
+from jaxspec.memory.hinges import DIRECT, factorised_hessian, hinges
+from jaxspec.memory.lists import Solved, check_lists, reported, solved
+from jaxspec.memory.pairs import Pairs
 from jaxspec.solvers import augmented_lagrangian, newton_cg
 
 _SOLVED, _INFEASIBLE, _STATIONARY = 5, 6, 7
@@ -24,14 +25,29 @@ _INNER_ACCURACY = 1e-3  # of the inner problems: error of W = A^T L, relative
 
 
 class MaxMargin(NamedTuple):
+    """Result of `max_margin`.
+
+    Attributes:
+        W: the memory, of ``||W||_F = d``; 0 if infeasible.
+        multipliers: ``lambda >= 0`` of sum 1 that prove ``upper``. (p, q), or (p, top).
+        lower: margin of W, or 0: the largest margin is at least this.
+        upper: ``d ||A^T lambda||_F``: the largest margin is at most this.
+        gap: ``(upper - lower) / upper``; 0 if infeasible.
+        status: +1 positive margin, -1 infeasible (``upper < tol``), 0 neither is known.
+        converged: whether ``gap <= gap_tol``, or infeasible.
+        iterations: Newton steps.
+        listed: competitors of each row that the multipliers belong to, (p, top); None: all.
+    """
+
     W: Float[Array, "*batch d d"]
-    multipliers: Float[Array, "*batch p q"]
+    multipliers: Float[Array, "*batch p k"]
     lower: Float[Array, "*batch"]
     upper: Float[Array, "*batch"]
     gap: Float[Array, "*batch"]
     status: Int[Array, "*batch"]
     converged: Bool[Array, "*batch"]
     iterations: Int[Array, "*batch"]
+    listed: Int[Array, "*batch p k"] | None = None
 
 
 def max_margin(
@@ -43,25 +59,69 @@ def max_margin(
     max_outer: int = 12,
     max_newton: int = 40,
     max_cg: int = 1000,
+    top: int | None = None,
+    block: int = 256,
 ) -> MaxMargin:
+    """The largest ``d / ||W||_F min M[mu, nu]`` over all memories, between two bounds that are proved.
+
+    Rounding of the bounds, engines, lists and sharding are those of `check_feasible`. In float32 gaps of 1e-3 are
+    reached down to margins of about 0.01 (data of norm 1), in float64 to below 1e-3.
+
+    Args:
+        a: the associations.
+        n: only the n leading ones, in [2, p]; traced; None: all.
+        gap_tol: relative gap to stop at, >= 0.
+        tol: margin that counts as none, >= 0, for keys and values of norm 1.
+        max_outer: updates of the multipliers at most; with ``top``, for each list (static).
+        max_newton: Newton steps for each of them at most (static).
+        max_cg: Hessian products for each Newton step at most (static).
+        top: length of the lists of competitors; None: all pairs at once (static).
+        block: competitors at a time in a pass over all pairs; used with ``top`` (static).
+
+    Returns:
+        The result, under ``vmap`` with leading axes. At the caps ``converged`` is false and the bounds hold all the
+        same. Under jit, data that are not finite give status 0 and infinite bounds. Not differentiable.
+
+    Raises:
+        ValueError: as `check_feasible`, or a negative ``gap_tol``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> best = max_margin(Associations(jnp.eye(2), jnp.eye(2)))  # attained by I - 1/2, of norm 1
+        >>> round(float(best.lower), 2)
+        2.0
+    """
     a, n, (gap_tol, tol) = checked_problem(a, n, gap_tol=gap_tol, tol=tol)
-    return _max_margin(a, n, gap_tol, tol, max_outer, max_newton, max_cg)
+    top = check_lists(a, top, block)
+    return _max_margin(a, n, gap_tol, tol, max_outer, max_newton, max_cg, top, block)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6))
-def _max_margin(a, n, gap_tol, tol, max_outer, max_newton, max_cg):
+@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
+def _max_margin(a, n, gap_tol, tol, max_outer, max_newton, max_cg, top, block):
     a, units = in_units(a)
-    pairs = all_pairs(a, n)
-    best, count = widest(pairs, jnp.zeros((a.x.shape[1],) * 2, a.x.dtype), gap_tol, tol, max_outer, max_newton, max_cg)
-    W, multipliers = normalised(best.W, best.multipliers)
-    lower, upper = proven_bounds(pairs, W, multipliers)
+
+    def judge(lower, upper):
+        return jnp.where(upper < tol, _INFEASIBLE, jnp.where(_relative_gap(lower, upper) <= gap_tol, _SOLVED, 0))
+
+    def solve(pairs, W, found):
+        return widest(pairs, W, judge, max_outer, max_newton, max_cg, found)
+
+    end, pairs = solved(a, n, solve, judge, top, block)
+    W, multipliers, lower, upper = reported(a, n, pairs, end, top, block)
     infeasible = upper < tol
     lower = jnp.where(infeasible, 0, jnp.maximum(lower, 0))
     gap = jnp.where(infeasible, 0, _relative_gap(lower, upper))
     status = jnp.where(infeasible, -1, jnp.where(lower > 0, 1, 0))
-    status, lower, upper = in_callers_units(status, lower, upper, units)
-    converged = units.sound & (infeasible | (gap <= gap_tol))
-    return MaxMargin(jnp.where(status < 0, 0, W), multipliers, lower, upper, gap, status, converged, count)
+    return MaxMargin(
+        jnp.where(infeasible, 0, W),
+        multipliers,
+        *units.bounds(lower, upper),
+        jnp.where(units.sound, gap, 1),
+        jnp.where(units.sound, status, 0),
+        units.sound & (infeasible | (gap <= gap_tol)),
+        end.newton,
+        end.listed,
+    )
 
 
 class Best(NamedTuple):
@@ -86,13 +146,22 @@ class Best(NamedTuple):
         )
 
 
-def widest(pairs: Pairs, W0, gap_tol, tol, max_outer, max_newton, max_cg, direct=None):
-    """Margin of the given pairs: the best bounds found, and the number of Newton steps."""
-    direct = len(W0) <= DIRECT if direct is None else direct
+def widest(pairs: Pairs, W0: Float[Array, "d d"], judge, max_outer: int, max_newton: int, max_cg: int, found: Solved):
+    """The augmented Lagrangian method on the given pairs.
 
-    def judged(lower, upper):
-        solved = _relative_gap(lower, upper) <= gap_tol
-        return jnp.where(upper < tol, _INFEASIBLE, jnp.where(solved, _SOLVED, 0))
+    Args:
+        pairs: the pairs.
+        W0: where to start.
+        judge: ``(lower, upper) -> int``, 0 to go on.
+        max_outer: updates of the multipliers at most.
+        max_newton: Newton steps for each of them at most.
+        max_cg: Hessian products for each of these at most.
+        found: what counts so far.
+
+    Returns:
+        The best memory and the best multipliers, with the counts added.
+    """
+    direct = len(W0) <= DIRECT
 
     def inner(best, multipliers, rho):
         shift = 1 + multipliers / rho
@@ -105,12 +174,12 @@ def widest(pairs: Pairs, W0, gap_tol, tol, max_outer, max_newton, max_cg, direct
 
         def stop(W, value, grad):
             lower, upper = gap_bounds(pairs, W, hinges(pairs, W, shift))
-            status = judged(jnp.maximum(lower, best.lower), jnp.minimum(upper, best.upper))
+            status = judge(jnp.maximum(lower, best.lower), jnp.minimum(upper, best.upper))
             stationary = rho * jnp.linalg.norm(grad) <= _INNER_ACCURACY * jnp.linalg.norm(W)
             return jnp.where((status == 0) & stationary, _STATIONARY, status)
 
         factorised = (lambda W: factorised_hessian(pairs, hinges(pairs, W, shift) > 0, 1 / rho)) if direct else None
-        found = newton_cg(
+        end = newton_cg(
             value_grad_hvp,
             best.x,
             ridge=0.0,
@@ -119,10 +188,10 @@ def widest(pairs: Pairs, W0, gap_tol, tol, max_outer, max_newton, max_cg, direct
             stop=stop,
             precondition=factorised,
         )
-        return best.bettered(pairs, found.x, hinges(pairs, found.x, shift)), found.iterations
+        return best.bettered(pairs, end.x, hinges(pairs, end.x, shift)), end.iterations
 
     nothing = jnp.zeros(pairs.mask.shape, W0.dtype)
-    found = augmented_lagrangian(
+    end = augmented_lagrangian(
         inner,
         lambda best: jnp.where(pairs.mask, 1 - pairs.gaps(best.x), -jnp.inf),
         Best(W0, jnp.zeros_like(W0), jnp.zeros((), W0.dtype), nothing, jnp.full((), jnp.inf, W0.dtype)),
@@ -130,9 +199,11 @@ def widest(pairs: Pairs, W0, gap_tol, tol, max_outer, max_newton, max_cg, direct
         rho=_FIRST_PENALTY,
         growth=_GROWTH,
         max_outer=max_outer,
-        stop=lambda best, _: judged(best.lower, best.upper),
+        stop=lambda best, _: judge(best.lower, best.upper),
     )
-    return found.x, found.inner_iterations
+    best = end.x
+    newton = found.newton + end.inner_iterations
+    return found._replace(W=best.W, multipliers=best.multipliers, x=best.x, newton=newton)
 
 
 def _relative_gap(lower, upper):

@@ -1,0 +1,59 @@
+"""Squared hinges of the gaps, ``(shift - M)_+``, whose sums the solvers minimise."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxspec.memory.pairs import Pairs
+
+DIRECT = 32  # up to this d the d^2 x d^2 Hessian is factorised: near capacity that costs no more than CG, and is exact
+
+
+def hinges(pairs: Pairs, W: Float[Array, "d d"], shift: Array | float = 1.0) -> Float[Array, "p k"]:
+    """``(shift - M)_+``, 0 on pairs that do not count.
+
+    Args:
+        pairs: the pairs.
+        W: the memory.
+        shift: a number, or one for each pair.
+
+    Returns:
+        The hinges.
+    """
+    return jnp.where(pairs.mask, jnp.maximum(shift - pairs.gaps(W), 0), 0)
+
+
+def factorised_hessian(pairs: Pairs, active: Bool[Array, "p k"], ridge: Array | float):
+    """``V -> (H + ridge)^-1 V`` for ``H`` the sum over active pairs, by Cholesky factors.
+
+    Args:
+        pairs: the pairs.
+        active: those with a positive hinge.
+        ridge: >= 0; raised to where the factors exist in the dtype. As a preconditioner the result need not be exact.
+
+    Returns:
+        The function.
+    """
+    H = pairs.gram(active)
+    ridge = jnp.maximum(ridge, 4 * jnp.finfo(H.dtype).eps * jnp.max(jnp.diagonal(H)))
+    factor = jax.lax.linalg.cholesky(H + ridge * jnp.eye(len(H), dtype=H.dtype), symmetrize_input=False)
+
+    def solve(V):
+        return jax.scipy.linalg.cho_solve((factor, True), V.reshape(-1)).reshape(V.shape)
+
+    return solve
+
+
+def normalised(W: Float[Array, "d d"], multipliers: Float[Array, "p k"]) -> tuple[Array, Array]:
+    """W of norm d and multipliers of sum 1; zeros stay.
+
+    Args:
+        W: a memory.
+        multipliers: >= 0.
+
+    Returns:
+        Both.
+    """
+    size, total = jnp.linalg.norm(W), jnp.sum(multipliers)
+    scale = jnp.where(size > 0, W.shape[0] / jnp.where(size > 0, size, 1), 0)
+    return W * scale, multipliers / jnp.where(total > 0, total, 1)

@@ -1,0 +1,140 @@
+"""Programs over lists of the strongest competitors of each row, renewed until a certificate holds for all pairs.
+
+Multipliers of listed pairs are multipliers of all, so what they prove needs no further look; a memory that separates
+the listed pairs is judged by a pass over all competitors, which also writes the next lists. Pairs at which a hinge is
+positive stay listed as long as a row has no more than ``top`` of them, so the minimum over the lists only rises.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxspec.memory.associations import Associations, num_competitors, numbers
+from jaxspec.memory.certificates import gap_bounds, proven_bounds, widened
+from jaxspec.memory.hinges import normalised
+from jaxspec.memory.pairs import Pairs, all_pairs, listed_pairs, smallest_gaps
+from jaxspec.solvers.loop import STALLED, iterate
+
+_MAX_LISTS = 30
+
+
+class Solved(NamedTuple):
+    """What a solver found on some pairs.
+
+    Attributes:
+        W: the memory that proves the lower bound.
+        multipliers: prove the upper bound.
+        x: where to go on.
+        newton: Newton steps so far.
+        cg: Hessian products so far.
+        listed: entries of each row that the multipliers belong to; None: all.
+    """
+
+    W: Float[Array, "d d"]
+    multipliers: Float[Array, "p k"]
+    x: Float[Array, "d d"]
+    newton: Int[Array, ""]
+    cg: Int[Array, ""]
+    listed: Int[Array, "p k"] | None = None
+
+
+class _ListState(NamedTuple):
+    found: Solved
+    following: Int[Array, "p k"]
+    iter: Int[Array, ""]
+    status: Int[Array, ""]
+
+
+def solved(
+    a: Associations,
+    n: Int[Array, ""],
+    solve: Callable[[Pairs, Array, Solved], Solved],
+    judge: Callable[[Array, Array], Array],
+    top: int | None,
+    block: int,
+) -> tuple[Solved, Pairs]:
+    """Runs a solver on all pairs, or on lists of them.
+
+    Args:
+        a: the associations, in units.
+        n: how many rows count.
+        solve: ``(pairs, start, found so far) -> found``.
+        judge: ``(lower, upper) -> int``, 0 to go on with new lists.
+        top: length of a list; None: all pairs.
+        block: competitors at a time.
+
+    Returns:
+        What was found, and the pairs that its multipliers belong to.
+    """
+    p, d = a.x.shape
+    zero, none = jnp.zeros((d, d), a.x.dtype), jnp.zeros((), jnp.int32)
+    if top is None:
+        pairs = all_pairs(a, n)
+        return solve(pairs, zero, Solved(zero, jnp.zeros(pairs.mask.shape, zero.dtype), zero, none, none)), pairs
+
+    def step(state):
+        pairs = listed_pairs(a, n, state.following)
+        found = solve(pairs, state.found.x, state.found)._replace(listed=state.following)
+        here, upper = gap_bounds(pairs, found.W, found.multipliers)
+        gaps, following = smallest_gaps(a, n, found.W, top, block)
+        size = jnp.linalg.norm(found.W)
+        lower = jnp.where(size > 0, d * jnp.min(gaps) / jnp.where(size > 0, size, 1), 0)
+        status = judge(lower, upper)
+        # Without a stronger competitor among all pairs new lists pose the same program: the solver is at its limit.
+        nothing_new = (judge(here, upper) == 0) & (lower >= here - 1e-3 * jnp.abs(here))
+        return _ListState(found, following, state.iter + 1, jnp.where((status == 0) & nothing_new, STALLED, status))
+
+    hebbian = jnp.matmul(a.y.T * (jnp.arange(p) < n), a.x)
+    first = smallest_gaps(a, n, hebbian, top, block)[1]
+    start = Solved(zero, jnp.zeros((p, top), zero.dtype), zero, none, none, first)
+    end = iterate(step, lambda state: state, _ListState(start, first, none, none), max_iter=_MAX_LISTS)
+    return end.found, listed_pairs(a, n, end.found.listed)
+
+
+def reported(
+    a: Associations, n: Int[Array, ""], pairs: Pairs, found: Solved, top: int | None, block: int
+) -> tuple[Array, Array, Array, Array]:
+    """Normalised certificates, and what they prove about all pairs.
+
+    Args:
+        a: the associations, in units.
+        n: how many rows count.
+        pairs: the pairs of the multipliers.
+        found: what was found.
+        top: None: the pairs are all there are.
+        block: competitors at a time.
+
+    Returns:
+        ``(W, multipliers, lower, upper)``.
+    """
+    W, multipliers = normalised(found.W, found.multipliers)
+    if top is None:
+        return W, multipliers, *proven_bounds(pairs, W, multipliers)
+    wide = jnp.result_type(float)
+    exact, memory = pairs.astype(wide), W.astype(wide)
+    _, upper = gap_bounds(exact, memory, multipliers.astype(wide))
+    stored = {name: value.astype(wide) for name, value in numbers(a).items()}
+    least = jnp.min(smallest_gaps(a._replace(**stored), n, memory, 1, block)[0])
+    size = jnp.linalg.norm(memory)
+    lower = jnp.where(size > 0, len(W) * least / jnp.where(size > 0, size, 1), 0)
+    return W, multipliers, *widened(exact, lower, upper, W.dtype)
+
+
+def check_lists(a: Associations, top: int | None, block: int) -> int | None:
+    """Raises `ValueError` for lists or blocks of length < 1.
+
+    Args:
+        a: the associations.
+        top: length of the lists.
+        block: competitors at a time.
+
+    Returns:
+        ``top``, at most what a row has.
+    """
+    if top is not None and top < 1:
+        raise ValueError(f"top is {top}; expected an integer >= 1, or None")
+    if block < 1:
+        raise ValueError(f"block is {block}; expected an integer >= 1")
+    return None if top is None else min(top, num_competitors(a))
