@@ -3,10 +3,10 @@
 from jaxspec.memory import theory
 from jaxspec.memory.answers import with_answers
 from jaxspec.memory.associations import Associations, margins, sample_associations, scores
-from jaxspec.memory.capacity import Capacity, capacity
+from jaxspec.memory.bisection import Capacity, capacity
 from jaxspec.memory.draws import Regenerated
 from jaxspec.memory.feasibility import Feasibility, check_feasible
-from jaxspec.memory.max_margin import MaxMargin, max_margin
+from jaxspec.memory.margin import MaxMargin, max_margin
 from jaxspec.memory.rules import hebbian, pseudo_inverse
 from jaxspec.memory.spectra import Spectrum, spectrum
 

@@ -38,7 +38,7 @@ def with_answers(
     shape = len(keys), len(values)
     if keys.shape[1] != values.shape[1]:
         raise ValueError(f"values has shape {values.shape}; expected (q, {keys.shape[1]}), as the keys")
-    if getattr(answers, "dtype", None) == bool:
+    if hasattr(answers, "dtype") and answers.dtype == np.dtype(bool):
         right = np.asarray(answers)
     else:
         if any(not 0 <= nu < shape[1] for row in answers for nu in row):
@@ -48,10 +48,8 @@ def with_answers(
         raise ValueError(f"answers has shape {right.shape}; expected {shape}, a row for each key")
     count = right.sum(1)
     if np.any((count == 0) | (count == shape[1])):
-        lacking = int(np.argmax((count == 0) | (count == shape[1])))
-        raise ValueError(
-            f"answers of key {lacking} are {count[lacking]} of {shape[1]} values; expected a right one and a wrong one"
-        )
+        key = int(np.argmax((count == 0) | (count == shape[1])))
+        raise ValueError(f"answers of key {key} are {count[key]} of {shape[1]} values; expected right and wrong ones")
     mu, nu = np.nonzero(right)
     keys, values = jnp.asarray(keys), jnp.asarray(values)
     return Associations(keys[mu], values[nu], values, jnp.asarray(right[mu]))

@@ -127,7 +127,7 @@ def gap_bounds(pairs: Pairs, W: Float[Array, "d d"], multipliers: Float[Array, "
 
 
 def proven_bounds(pairs: Pairs, W: Float[Array, "d d"], multipliers: Float[Array, "p k"]) -> tuple[Array, Array]:
-    """`gap_bounds` recomputed in float64 where x64 is on, and widened by a bound on their rounding: then they are proofs.
+    """`gap_bounds` recomputed in float64 where x64 is on and widened by a bound on the rounding: then they are proofs.
 
     Without x64 they are as computed, but for a lower bound within rounding, which becomes 0.
 

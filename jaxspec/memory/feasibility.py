@@ -1,8 +1,8 @@
 r"""Whether one matrix can recall all associations, with a certificate either way.
 
 ``F(W) = 1/2 sum (1 - M)_+^2`` is minimised by semismooth Newton. On the way either ``min M > 0``, and W is the
-certificate, or the residuals ``R = (1 - M)_+``, whose ``A^T R`` is minus the gradient, become a multiplier with ``d ||A^T
-R||_F / sum R < tol`` (Gordan, Farkas), which bounds every margin.
+certificate, or the residuals ``R = (1 - M)_+``, whose ``A^T R`` is minus the gradient, become a multiplier with
+``d ||A^T R||_F / sum R < tol`` (Gordan, Farkas), which bounds every margin.
 """
 
 from functools import partial

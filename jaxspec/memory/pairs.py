@@ -131,7 +131,7 @@ def all_pairs(a: Associations, n: Int[Array, ""]) -> Pairs:
 
 
 def listed_pairs(a: Associations, n: Int[Array, ""], listed: Int[Array, "p k"]) -> Pairs:
-    """K pairs of each row; memory ``p k``, and ``p k d`` for competitors of each row's own.
+    """Some pairs of each row; memory ``p k``, and ``p k d`` for competitors of each row's own.
 
     Args:
         a: the associations, in one floating dtype.

@@ -1,0 +1,169 @@
+"""How many random associations a memory holds, seed by seed, by bisection between certificates.
+
+Feasibility is monotone in the number n of leading associations, so n is bisected with a traced mask. Undecided numbers
+stay apart: the bisection goes on below and above them.
+"""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from jaxspec.memory.associations import sample_associations
+from jaxspec.memory.checks import EMBEDDINGS, MODELS, check_choice
+from jaxspec.memory.feasibility import check_feasible
+from jaxspec.memory.theory import critical_p
+from jaxspec.solvers.loop import CONVERGED, RUNNING, iterate
+
+
+class Capacity(NamedTuple):
+    """Result of `capacity`, one entry a seed.
+
+    Attributes:
+        low: largest n certified feasible (1 needs no certificate).
+        high: smallest n certified infeasible. ``high - low`` is at most the resolution, unless calls were undecided.
+        undecided: calls that found neither.
+        calls: all calls.
+    """
+
+    low: Int[Array, " seeds"]
+    high: Int[Array, " seeds"]
+    undecided: Int[Array, " seeds"]
+    calls: Int[Array, " seeds"]
+
+
+class _Bracket(NamedTuple):
+    """``low`` feasible, ``high`` infeasible, ``left..right`` between them undecided; left > right: none is."""
+
+    low: Array
+    high: Array
+    left: Array
+    right: Array
+    undecided: Array
+    iter: Array
+    status: Array
+
+
+def capacity(
+    key: Key[Array, ""],
+    d: int,
+    *,
+    model: str = "original",
+    embedding: str = "gaussian",
+    num_seeds: int = 10,
+    p_max: int | None = None,
+    resolution: int = 1,
+    tol: float = 1e-5,
+    top: int | None = None,
+    block: int = 256,
+) -> Capacity:
+    """Largest number of leading associations that one matrix recalls, for several draws of them.
+
+    Seeds run one after the other in one compiled program on a CPU, all at once on an accelerator, divided over the
+    devices where their number is a multiple.
+
+    Args:
+        key: random key; seed s draws from ``fold_in(key, s)``, whose associations do not depend on ``p_max``.
+        d: dimension, >= 1.
+        model: as in `sample_associations`.
+        embedding: as in `sample_associations`.
+        num_seeds: how many draws, >= 1.
+        p_max: largest n to start with, >= 2; None: ``1.3 theory.critical_p(d) + 10``. Doubled while n = p_max is
+            feasible for some seed.
+        resolution: largest ``high - low`` to stop at, >= 1.
+        tol: see `check_feasible`.
+        top: see `check_feasible`; with it competitors of the decoupled model are not stored.
+        block: see `check_feasible`.
+
+    Returns:
+        The brackets. Compare their mean with `theory.critical_p`.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Example:
+        >>> import jax
+        >>> found = capacity(jax.random.key(0), 4, num_seeds=2)
+        >>> bool((found.high - found.low == 1).all())
+        True
+    """
+    check_choice("model", model, MODELS)
+    check_choice("embedding", embedding, EMBEDDINGS)
+    least = {"d": (d, 1), "num_seeds": (num_seeds, 1), "resolution": (resolution, 1), "p_max": (p_max or 2, 2)}
+    for name, (value, bound) in least.items():
+        if value < bound:
+            raise ValueError(f"{name} is {value}; expected an integer >= {bound}")
+    if not tol >= 0:
+        raise ValueError(f"tol is {tol}; expected a number >= 0")
+    p = p_max or math.ceil(1.3 * critical_p(d)) + 10
+    keys = jax.vmap(lambda seed: jax.random.fold_in(key, seed))(jnp.arange(num_seeds))
+    at_once = jax.default_backend() != "cpu"
+    if at_once and num_seeds % jax.device_count() == 0:
+        mesh = jax.make_mesh((jax.device_count(),), ("seeds",), axis_types=(jax.sharding.AxisType.Auto,))
+        keys = jax.device_put(keys, jax.NamedSharding(mesh, jax.P("seeds")))
+    whole = jnp.full((num_seeds,), p + 1, jnp.int32)
+    zero = jnp.zeros_like(whole)
+    brackets = _Bracket(zero + 1, whole, whole, zero, zero, zero, zero)
+    while True:
+        brackets = _bisect(keys, brackets, resolution, tol, p, d, model, embedding, top, block, at_once)
+        # A bracket that still ends above p was never closed by a certificate.
+        if np.all(np.asarray(brackets.high) <= p):
+            return Capacity(brackets.low, brackets.high, brackets.undecided, brackets.iter)
+        open_ended = brackets.high > p
+        undecided = brackets.left <= brackets.right
+        p = 2 * p
+        brackets = brackets._replace(
+            high=jnp.where(open_ended, p + 1, brackets.high),
+            left=jnp.where(open_ended & ~undecided, p + 1, brackets.left),
+            status=jnp.where(open_ended, RUNNING, brackets.status),
+        )
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8, 9, 10))
+def _bisect(keys, brackets, resolution, tol, p, d, model, embedding, top, block, at_once):
+    def one(key, bracket):
+        a = sample_associations(key, p, d, model=model, embedding=embedding, regenerate=top is not None)
+
+        def step(bracket):
+            n, _ = _following(bracket, resolution)
+            status = check_feasible(a, n=n, tol=tol, top=top, block=block).status
+            bracket = _narrowed(bracket, n, status, p)
+            done = _following(bracket, resolution)[1]
+            return bracket._replace(iter=bracket.iter + 1, status=jnp.where(done, CONVERGED, RUNNING))
+
+        done = _following(bracket, resolution)[1]
+        start = bracket._replace(status=jnp.where(done, CONVERGED, bracket.status))
+        return iterate(step, lambda bracket: bracket, start, max_iter=10_000)
+
+    if at_once:
+        return jax.vmap(one)(keys, brackets)
+    return jax.lax.map(lambda pair: one(*pair), (keys, brackets))
+
+
+def _following(bracket, resolution):
+    """The number to try next, and whether there is none."""
+    low, high, left, right = bracket[:4]
+    some = left <= right
+    below, above = some & (left - low > resolution), some & (high - right > resolution)
+    n = jnp.where(below, (low + left) // 2, jnp.where(above, (right + high) // 2, (low + high) // 2))
+    return n, jnp.where(some, ~below & ~above, high - low <= resolution)
+
+
+def _narrowed(bracket, n, status, p):
+    """The bracket after one more answer; what monotony decides is no longer undecided."""
+    low = jnp.where(status > 0, n, bracket.low)
+    high = jnp.where(status < 0, n, bracket.high)
+    left = jnp.where(status == 0, jnp.minimum(n, bracket.left), bracket.left)
+    right = jnp.where(status == 0, jnp.maximum(n, bracket.right), bracket.right)
+    none = (left <= low) | (right >= high)
+    return bracket._replace(
+        low=low,
+        high=high,
+        left=jnp.where(none, p + 1, left),
+        right=jnp.where(none, 0, right),
+        undecided=bracket.undecided + (status == 0),
+    )
