@@ -152,7 +152,35 @@ def separate(pairs: Pairs, W: Float[Array, "d d"], tol: Array, max_newton: int, 
     return found._replace(
         W=end.x,
         x=end.x,
-        multipliers=hinges(pairs, end.x),
+        multipliers=_polished(pairs, hinges(pairs, end.x), end.status == _FEASIBLE, tol, max_cg),
         newton=found.newton + end.iterations,
         cg=found.cg + end.cg_iterations,
     )
+
+
+def _polished(pairs, multipliers, feasible, tol, max_cg):
+    """Multipliers nearer to ``A^T lambda = 0``: least squares on their support, kept if the bound improves.
+
+    Residuals ``1 - M`` of a large W carry its rounding; a correction of the multipliers themselves does not.
+    """
+    active = multipliers > 0
+
+    def moved(V):
+        return jnp.where(active, multipliers - pairs.gaps(V), 0)
+
+    def value_grad_hvp(V):
+        r = moved(V)
+        return jnp.sum(r * r) / 2, -pairs.adjoint(r), lambda U: pairs.adjoint(jnp.where(active, pairs.gaps(U), 0))
+
+    def stop(V, value, grad):
+        _, upper = gap_bounds(pairs, V, jnp.maximum(moved(V), 0))
+        return jnp.where(feasible | (upper < tol), _INFEASIBLE, 0)
+
+    zero = jnp.zeros((pairs.x.shape[1],) * 2, multipliers.dtype)
+    factorised = (lambda V: factorised_hessian(pairs, active, _RIDGE)) if len(zero) <= DIRECT else None
+    end = newton_cg(
+        value_grad_hvp, zero, ridge=_RIDGE, max_newton=3, max_cg=max_cg, stop=stop, precondition=factorised
+    )
+    better = jnp.maximum(moved(end.x), 0)
+    improves = gap_bounds(pairs, zero, better)[1] < gap_bounds(pairs, zero, multipliers)[1]
+    return jnp.where(improves, better, multipliers)
