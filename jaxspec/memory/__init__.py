@@ -6,6 +6,7 @@ from jaxspec.memory.associations import Associations, margins, sample_associatio
 from jaxspec.memory.bisection import Capacity, capacity
 from jaxspec.memory.draws import Regenerated
 from jaxspec.memory.feasibility import Feasibility, check_feasible
+from jaxspec.memory.gordan import Infeasible, prove_infeasible
 from jaxspec.memory.margin import MaxMargin, max_margin
 from jaxspec.memory.rules import hebbian, pseudo_inverse
 from jaxspec.memory.spectra import Spectrum, spectrum
@@ -14,6 +15,7 @@ __all__ = [
     "Associations",
     "Capacity",
     "Feasibility",
+    "Infeasible",
     "MaxMargin",
     "Regenerated",
     "Spectrum",
@@ -22,6 +24,7 @@ __all__ = [
     "hebbian",
     "margins",
     "max_margin",
+    "prove_infeasible",
     "pseudo_inverse",
     "sample_associations",
     "scores",

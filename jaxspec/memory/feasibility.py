@@ -178,9 +178,7 @@ def _polished(pairs, multipliers, feasible, tol, max_cg):
 
     zero = jnp.zeros((pairs.x.shape[1],) * 2, multipliers.dtype)
     factorised = (lambda V: factorised_hessian(pairs, active, _RIDGE)) if len(zero) <= DIRECT else None
-    end = newton_cg(
-        value_grad_hvp, zero, ridge=_RIDGE, max_newton=3, max_cg=max_cg, stop=stop, precondition=factorised
-    )
+    end = newton_cg(value_grad_hvp, zero, ridge=_RIDGE, max_newton=3, max_cg=max_cg, stop=stop, precondition=factorised)
     better = jnp.maximum(moved(end.x), 0)
     improves = gap_bounds(pairs, zero, better)[1] < gap_bounds(pairs, zero, multipliers)[1]
     return jnp.where(improves, better, multipliers)
