@@ -11,6 +11,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from jaxspec.memory.checks import EMBEDDINGS, MODELS, check_choice
@@ -297,7 +298,7 @@ def promoted(a: Associations) -> Associations:
     return _converted(a, dtype)
 
 
-def numbers(a: Associations) -> dict[str, Num[Array, "..."]]:
+def numbers(a: Associations) -> dict[str, Num[Array | np.ndarray, "..."]]:
     """The arrays of numbers among the fields, by name.
 
     Args:

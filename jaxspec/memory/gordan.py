@@ -37,7 +37,7 @@ class Infeasible(NamedTuple):
 
 
 def prove_infeasible(
-    a: Associations, multipliers: Float[Array, "p k"], listed: Int[Array, "p k"] | None = None
+    a: Associations, multipliers: Float[Array | np.ndarray, "p k"], listed: Int[Array | np.ndarray, "p k"] | None = None
 ) -> Infeasible:
     """Whether multipliers of `check_feasible` or `max_margin` prove that no memory recalls all associations.
 
