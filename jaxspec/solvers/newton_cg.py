@@ -81,7 +81,8 @@ def newton_cg(
         tol: stop at ``|grad| <= tol |grad f(x0)|`` (only without ``stop``); None: 1e-5 in float32, 1e-6 in float64.
         max_newton: Newton steps at most (static).
         max_cg: Hessian products per step at most (static).
-        line_search_steps: the list of t, positive (static). If none lowers the value, the list times its least entry
+        line_search_steps: the list of t, positive (static). The first is taken if it halves the gradient and does not
+            raise the value, otherwise the one with the lowest value. If none lowers it, the list times its least entry
             (at most 1/2) is tried, and that once more.
         stop: ``(x, f(x), grad f(x)) -> int32``, 0 to go on, any other number ends the run and becomes the status
             (from 5 on they are the caller's own).
@@ -122,13 +123,25 @@ def newton_cg(
         relative = jnp.clip(state.grad_norm / state.first_norm, 1e-4, 0.1)
         inverse = (lambda v: v) if precondition is None else precondition(state.x)
         direction, products = _conjugate_gradient(hvp, inverse, grad, ridge, relative * state.grad_norm, max_cg)
-        t, lower = _line_search(lambda t: value_grad_hvp(_moved(state.x, t, direction))[0], value, steps)
         state = state._replace(iter=state.iter + 1, cg_iterations=state.cg_iterations + products)
-        x = _moved(state.x, jnp.where(lower, t, steps[0]), direction)
-        moved = judged(state, x, *value_grad_hvp(x)[:2])
-        # Near the minimum values differ by rounding alone; there a smaller gradient is the better witness.
-        level = moved.value <= value + 8 * jnp.finfo(steps.dtype).eps * jnp.abs(value)
-        accepted = lower | (level & (moved.grad_norm < state.grad_norm))
+
+        def at(t):
+            x = _moved(state.x, t, direction)
+            return judged(state, x, *value_grad_hvp(x)[:2])
+
+        def searched():
+            t, lower = _line_search(lambda t: value_grad_hvp(_moved(state.x, t, direction))[0], value, steps)
+            moved = at(jnp.where(lower, t, steps[0]))
+            return moved, lower | (level(moved) & (moved.grad_norm < state.grad_norm))
+
+        # Near the minimum values differ by rounding alone, which would choose t at random; there a smaller gradient is
+        # the better witness.
+        def level(moved):
+            return moved.value <= value + 8 * jnp.finfo(steps.dtype).eps * jnp.abs(value)
+
+        first = at(steps[0])
+        good = level(first) & (first.grad_norm < state.grad_norm / 2)
+        moved, accepted = jax.lax.cond(good, lambda: (first, good), searched)
         stalled = state._replace(status=jnp.full_like(state.status, STALLED))
         return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved, stalled)
 
