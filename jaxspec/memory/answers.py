@@ -36,7 +36,7 @@ def with_answers(
                [1., 0.]], dtype=float32)
     """
     shape = len(keys), len(values)
-    if keys.shape[1] != values.shape[1]:
+    if values.shape[1] != keys.shape[1]:
         raise ValueError(f"values has shape {values.shape}; expected (q, {keys.shape[1]}), as the keys")
     if hasattr(answers, "dtype") and answers.dtype == np.dtype(bool):
         right = np.asarray(answers)

@@ -81,7 +81,7 @@ def solved(
         gaps, following = smallest_gaps(a, n, found.W, top, block)
         size = jnp.linalg.norm(found.W)
         lower = jnp.where(size > 0, d * jnp.min(gaps) / jnp.where(size > 0, size, 1), 0)
-        status = judge(lower, upper)
+        status = jnp.asarray(judge(lower, upper), jnp.int32)
         # Without a stronger competitor among all pairs new lists pose the same program: the solver is at its limit.
         nothing_new = (judge(here, upper) == 0) & (lower >= here - 1e-3 * jnp.abs(here))
         return _ListState(found, following, state.iter + 1, jnp.where((status == 0) & nothing_new, STALLED, status))

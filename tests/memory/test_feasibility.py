@@ -53,7 +53,7 @@ def test_no_status_is_wrong_and_few_are_open(x64, dtype):
 
 
 def test_weyl_data(x64):
-    for (p, d), status in {(3, 2): 1, (4, 2): -1, (10, 4): 1, (12, 5): 1}.items():
+    for (p, d), status in {(4, 2): -1, (12, 5): 1}.items():
         found = check_feasible(weyl(p, d))
         assert int(found.status) == status
         assert_certified(found, weyl(p, d))
