@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import __main__ as entry
-from experiments.benchmarks import cli, prox, record, table, tensor_completion, timing
+from experiments.benchmarks import associative_memory, cli, prox, record, table, tensor_completion, timing
 from experiments.benchmarks.frame import Contestant, Row, at_most, compile_at_most, faster, time_at_most
 from experiments.benchmarks.peers import first_penalty, halrtc, svt_gram, svt_lapack
 from experiments.benchmarks.peers import soft_impute_path as numpy_soft_impute_path
@@ -257,6 +257,7 @@ def test_numbers_that_json_lacks_become_text():
 def test_every_benchmark_defines_its_rows():
     package = "experiments.benchmarks"
     assert cli.benchmarks(package) == [
+        "associative_memory",
         "group_completion",
         "linalg",
         "muon_flow",
@@ -266,7 +267,7 @@ def test_every_benchmark_defines_its_rows():
         "spectral_optimizers",
         "tensor_completion",
     ]
-    assert len(cli.select([], package)) == 10 + 6 + 1 + 7 + 3 + 5 + 16 + 16
+    assert len(cli.select([], package)) == 9 + 10 + 6 + 1 + 7 + 3 + 5 + 16 + 16
     assert list(cli.select(["linalg.top_svd_2000x1000"], package)) == ["linalg.top_svd_2000x1000"]
     with pytest.raises(RunnerError, match=r"prox\.svt_50x2500_float32_gram"):
         cli.select(["prox.svt_50x2500_float32_gran"], package)
@@ -331,6 +332,15 @@ def test_numpy_soft_impute_reaches_our_objectives():
     assert (theirs.objectives <= targets).all()
     np.testing.assert_allclose(theirs.tables, ours.M, atol=1e-3)
     assert numpy_soft_impute_path(data, mask, lams, 0 * targets, iterations=3).iterations == 6
+
+
+def test_contestants_find_the_same_margin_and_status():
+    row = associative_memory.margin_row(4)
+    margins = {name: one.quality(one.call())["margin"] for name, one in row.contestants.items()}
+    for name, margin in margins.items():
+        assert margin == pytest.approx(margins["nnls"], rel=2e-3 if name == "ours" else 2e-2), name
+    row = associative_memory.feasibility_row(4)
+    assert {one.quality(one.call())["status"] for one in row.contestants.values()} == {1}
 
 
 def test_results_are_waited_for():
