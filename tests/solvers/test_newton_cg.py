@@ -70,6 +70,34 @@ def test_a_quadratic_takes_few_steps_and_starts_anywhere(x64):
     assert int(exact.iterations) == 0
 
 
+def test_an_exact_preconditioner_makes_every_step_one_product(x64):
+    A, b = instance(3)
+    f = hinges(A, b)
+
+    def inverse(x):
+        active = (b - A @ x > 0).astype(float)
+        H = A.T @ (active[:, None] * A) + 1.001e-3 * np.eye(8)
+        return lambda v: jnp.linalg.solve(H, v)
+
+    got = newton_cg(f, jnp.zeros(8), ridge=1e-6, tol=1e-9, max_newton=60, max_cg=100, precondition=inverse)
+    assert bool(got.converged)
+    assert int(got.cg_iterations) == int(got.iterations)
+    np.testing.assert_allclose(got.x, solve_hinges(A, b, np.zeros(8), 1e-8, 1e-9).x, atol=1e-6)
+    useless = newton_cg(f, jnp.zeros(8), tol=1e-9, precondition=lambda x: lambda v: jnp.nan * v)
+    assert np.all(np.isfinite(useless.x))
+
+
+def test_rounding_does_not_choose_the_step():
+    """Single precision, far below the rounding of the value: the full step is taken while it lowers the gradient."""
+
+    def shifted(x):
+        return 1e4 + jnp.sum(x * x) / 2, x, lambda v: v
+
+    got = newton_cg(shifted, jnp.full(3, 1e-3), ridge=0.0, tol=1e-6)
+    assert bool(got.converged)
+    assert int(got.iterations) == 1
+
+
 def test_the_line_search_saves_steps_that_overshoot(x64):
     """log cosh: the full Newton step diverges from |x| > 1.09."""
 
