@@ -37,6 +37,8 @@ def vector(key: Key[Array, ""], d: int, embedding: str) -> Float[Array, " d"]:
 class Regenerated(eqx.Module):
     """Competitors of the decoupled model that are drawn again where they are needed, in place of ``p^2 d`` numbers.
 
+    Programs compiled apart may differ in the last bit of what they draw.
+
     Attributes:
         key: that of `sample_associations`.
         embedding: ``"gaussian"`` or ``"sphere"`` (static).

@@ -1,6 +1,5 @@
 """Keys with several right answers, and keys and values of one's own."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -33,10 +32,10 @@ def test_status_and_margin_are_those_of_the_oracles(x64, count):
     a = with_answers(KEYS[:count].astype(float), VALUES.astype(float), ANSWERS[:count])
     found = check_feasible(a)
     assert int(found.status) == (1 if separable(a) else -1)
-    best = max_margin(a)
     if int(found.status) > 0:
-        np.testing.assert_allclose(best.lower, largest_margin(a), rtol=1e-3)
-    assert int(check_feasible(a, top=4, block=3).status) == int(found.status)
+        np.testing.assert_allclose(max_margin(a).lower, largest_margin(a), rtol=1e-3)
+    else:
+        assert int(check_feasible(a, top=4, block=3).status) == int(found.status)
 
 
 def test_correlated_embeddings():
@@ -65,6 +64,5 @@ def test_bad_answers_are_named(call, name):
 def test_one_key_suffices_where_values_are_given_apart():
     a = with_answers(KEYS[:1], VALUES, [[3, 4]])
     assert len(a.x) == 2
-    assert int(check_feasible(with_answers(KEYS[:1], VALUES, [[3]])).status) in (-1, 1)
-    assert int(jax.jit(lambda a: check_feasible(a).status)(a)) in (-1, 1)
     assert jnp.all(a.right[0] == a.right[1])
+    assert int(check_feasible(a).status) == (1 if separable(a) else -1)

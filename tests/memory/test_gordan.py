@@ -12,7 +12,7 @@ from tests.memory.problems import separable
 @pytest.mark.parametrize("model", ["original", "decoupled"])
 def test_infeasible_draws_are_proved_and_feasible_ones_are_not(model):
     proofs = 0
-    for seed in range(12):
+    for seed in range(6):
         a = sample_associations(jax.random.key(seed), 15, 5, model=model)
         found = check_feasible(a)
         proof = prove_infeasible(a, found.multipliers)
@@ -25,7 +25,7 @@ def test_infeasible_draws_are_proved_and_feasible_ones_are_not(model):
             x, y = (np.asarray(v, float) for v in (a.x, a.y))
             c = y[nu] if a.competitors is None else np.asarray(a.competitors, float)[mu, nu]
             assert np.linalg.norm(np.einsum("k,ki,kj->ij", proof.multipliers, y[mu] - c, x[mu])) < 1e-9
-    assert proofs >= 6
+    assert proofs >= 3
 
 
 def test_a_margin_below_the_tolerance_is_no_proof():
