@@ -65,6 +65,8 @@ def capacity(
 
     Seeds run one after the other in one compiled program on a CPU, all at once on an accelerator, divided over the
     devices where their number is a multiple.
+    Beyond d = 32, where Newton's equations are solved by CG, float32 leaves more numbers undecided: at d = 128 one seed
+    with ``top = 32`` was bracketed by 1745 and 1996 (theory 1813), three of eleven calls open.
 
     Args:
         key: random key; seed s draws from ``fold_in(key, s)``, whose associations do not depend on ``p_max``.
