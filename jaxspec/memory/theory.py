@@ -57,12 +57,14 @@ def critical_p(d: ArrayLike, kappa: ArrayLike = 0.0, width: ArrayLike | None = N
         86.8738
     """
     d, kappa = check_values("d", d, minimum=1.0), check_values("kappa", kappa)
-    if width is None:
-        return np.vectorize(_critical_p, otypes=[float])(d, kappa, 1.0)[()]
+    return np.vectorize(_critical_p, otypes=[float])(d, kappa, 1.0 if width is None else _masses(d, width))[()]
+
+
+def _masses(d, width):
     width = check_values("width", width, minimum=1.0)
     if np.any(width % 1) or np.any(d % 1):
         raise ValueError(f"width is {width} and d is {d}; expected integers")
-    return np.vectorize(_critical_p, otypes=[float])(d, kappa, np.vectorize(_top_mass, otypes=[float])(d, width))[()]
+    return np.vectorize(_top_mass, otypes=[float])(d, width)
 
 
 def _critical_p(d, kappa, mass):
@@ -87,30 +89,31 @@ def _gaussian_masses(d):
     return np.cumsum(squares.mean(0)) / (d * d)
 
 
-def margin(p: ArrayLike, d: ArrayLike) -> np.ndarray | np.float64:
+def margin(p: ArrayLike, d: ArrayLike, width: ArrayLike | None = None) -> np.ndarray | np.float64:
     """Largest margin of p associations over ``||W||_F <= d``: the root kappa of ``p D(p-1, kappa) = d^2``, at least 0.
 
     Args:
         p: number of associations, >= 2.
-        d: dimension, >= 1. Broadcast against ``p``.
+        d: dimension, >= 1 (an integer where ``width`` is given). Broadcast against ``p``.
+        width: largest rank of W, as in `critical_p`: then an upper bound for Gaussian designs. None: no bound.
 
     Returns:
         kappa >= 0; 0 from `critical_p` on, where W = 0 is the best.
 
     Raises:
-        ValueError: ``p < 2``, ``d < 1``, or non-finite numbers.
+        ValueError: ``p < 2``, ``d < 1``, ``width < 1``, or non-finite numbers.
 
     Example:
         >>> float(margin(130, 40))
         1.4711
     """
     p, d = check_values("p", p, minimum=2.0), check_values("d", d, minimum=1.0)
-    return np.vectorize(_margin, otypes=[float])(p, d)[()]
+    return np.vectorize(_margin, otypes=[float])(p, d, 1.0 if width is None else _masses(d, width))[()]
 
 
-def _margin(p, d):
+def _margin(p, d, mass):
     def excess(kappa):
-        return p * gardner_cost(p - 1, kappa) - d * d
+        return p * gardner_cost(p - 1, kappa) - d * d * mass
 
     if excess(0.0) >= 0:
         return 0.0
