@@ -1,0 +1,210 @@
+"""The parts of the memory paper run end to end at a size of seconds; their claims on made-up results; what they use."""
+
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.associative_memory._laws import kinematic_p
+from experiments.associative_memory._optimum import draws
+from experiments.associative_memory.baselines import Prefixes
+from experiments.associative_memory.ranks import bisected
+from experiments.runner.contract import Verdict
+from jaxspec.memory import Associations, hebbian, margins, theory
+from tests.experiments.parts import (  # noqa: F401
+    part_fixture,
+    test_claims_are_measured_with_a_source,
+    test_every_field_of_the_result_is_documented_and_an_array,
+    test_figures_are_drawn_from_the_result,
+    test_measured_numbers_are_finite,
+    test_the_full_preset_measures_at_least_what_the_quick_one_does,
+)
+
+SMALL = {
+    "capacity": {"seeds": 2, "dims": (4,), "samples": 40, "decades": (2, 3)},
+    "equivalence": {"seeds": 2, "dims": (4, 5, 6), "load_seeds": 1, "load_dim": 4, "loads": (0.5, 0.8)},
+    "mechanism": {"seeds": 2, "dim": 5, "points": 20},
+    "baselines": {
+        "all_dims": (6, 8),
+        "all_seeds": 2,
+        "fraction_dims": (5, 6),
+        "fraction_seeds": 2,
+        "dim": 5,
+        "seeds": 2,
+        "loads": (0.5, 2.5),
+        "steps": 20,
+    },
+    "ranks": {"seeds": 2, "dim": 5, "widths": (2, 5), "num_starts": 1, "steps": 20},
+}
+LEAST_CLAIMS = 5
+OTHER_IN_FULL = ()
+
+part = part_fixture("associative_memory", SMALL)
+
+
+def load(name):
+    return importlib.import_module(f"experiments.associative_memory.{name}")
+
+
+# Claims on made-up results.
+
+
+def capacity_result(worse):
+    module = load("capacity")
+    low = np.tile(np.array([[62.0], [66.0], [61.5], [65.9]]), (1, 1, 3))
+    if worse:
+        low = low * np.array([[1.2], [1.2], [0.8], [0.8]])
+    log_p = np.array([2.0, 3.0, 4.0]) * np.log(10)
+    constant = np.array([0.75, 0.8, 0.9]) if worse else np.array([1.0, 0.9, 0.8])
+    remainder = np.array([1.0, 1.1, 1.2]) if worse else np.array([1.0, 0.9, 0.8])
+    counts = np.full(low.shape, 2 if worse else 0)
+    kinematic = np.array([[61.0, 66.0]])
+    line = np.array([10.0, 16.0]), np.array([30.0, 61.65])
+    size = np.array([16]), low, low + 1, counts, np.array([7.0]), np.array([61.65])
+    return module.Result(*size, kinematic, np.ones((1, 2)), *line, log_p, constant, remainder)
+
+
+def equivalence_result(worse):
+    module = load("equivalence")
+    gap = np.array([0.02, 0.09, 0.05]) if worse else np.array([0.10, 0.08, 0.06])
+    short = np.array([0.1, 0.2, 0.3]) if worse else np.array([0.3, 0.25, 0.2])
+    noise = 1 + 1e-3 * np.arange(4)
+    decoupled = (1 - short)[:, None, None] * np.ones((3, 2, 1)) * noise
+    margin = np.stack([decoupled * (1 - gap)[:, None, None] * noise, decoupled], axis=2)
+    ks = (
+        np.array([0.02, 0.03, 0.08])[:, None] * [[1, 0.5]]
+        if worse
+        else np.array([0.06, 0.05, 0.04])[:, None] * [[1, 0.7]]
+    )
+    ks = np.broadcast_to(ks[:, None, :, None], margin.shape)
+    loads = np.array([0.3, 0.9])
+    by_load = np.broadcast_to((loads if worse else 2 - loads)[:, None, None, None], (2, 2, 2, 2))
+    gaps = np.full(5, 2e-3 if worse else 5e-4)
+    return module.Result(np.array([12, 18, 27]), margin, ks, ks, np.ones(3), loads, 16, by_load, 2 - loads, gaps)
+
+
+def mechanism_result(worse):
+    module = load("mechanism")
+    loads = np.array([0.5, 0.8])
+    each = lambda good, bad: np.full((2, 4, 3), bad if worse else good)  # noqa: E731
+    scores = np.zeros((2, 4, 12))
+    law = np.array([[3.0, 0.2], [2.3, 0.2]]), np.arange(4.0), np.ones((2, 4))
+    spectral = np.ones((2, 4, 3, 5)), each(1.9, 2.6), each(0.03, 0.2)
+    return module.Result(
+        5,
+        loads,
+        *scores,
+        np.repeat([0, 1], 6),
+        each(0.3, 0.7),
+        each(1.0, 1.0),
+        each(7.5, 9.0),
+        np.array([7.8, 7.6]),
+        *law,
+        *spectral,
+        2e-3 if worse else 5e-4,
+    )
+
+
+def baselines_result(worse):
+    module = load("baselines")
+    dims, spread = np.array([32, 64, 128]), np.ones((1, 4))
+    alls = np.array([30.8, 100.0, 100.0 if worse else 322.0])[:, None] * spread
+    alls = alls * (0.5 if worse else 1.0)
+    optimal = np.array([182.0, 564.0, 1813.0])
+    fraction = np.array([90.0, 160.0])[:, None] * spread
+    loads = np.array([0.5, 1.5])
+    trained = np.array([[0.8, 1.0], [0.5, 0.6]]) if worse else np.array([[1.0, 1.0], [0.96, 0.95]])
+    margin = np.array([[0.5, 0.5], [0.1, 0.1]]) if worse else np.array([[0.5, 0.5], [-1.0, -1.0]])
+    status = np.array([[1, 1], [-1, -1]])
+    accuracies = np.full((2, 2), 0.7), np.full(2, 0.7)
+    predicted = np.array([24.5, 85.5, 313.9]), optimal
+    return module.Result(
+        dims,
+        alls,
+        *predicted,
+        np.array([24, 32]),
+        fraction,
+        np.array([50.0 if worse else 85.0, 150.0]),
+        20,
+        np.array([43, 130]),
+        loads,
+        *accuracies,
+        trained,
+        margin,
+        status,
+    )
+
+
+def ranks_result(worse):
+    module = load("ranks")
+    widths = np.array([2, 5, 10, 20])
+    found = np.array([30, 35, 40, 50] if worse else [20, 60, 80, 92])[:, None] * np.ones((1, 3))
+    bound = np.array([40.0, 60.0, 80.0, 87.0])
+    margin = np.ones((4, 3))
+    upper, adam = margin * (1.1 if worse else 1.0005), margin * (1.2 if worse else 0.97)
+    return module.Result(
+        20,
+        widths,
+        found,
+        np.full((4, 3), worse),
+        np.full(3, 93),
+        bound,
+        margin,
+        upper,
+        adam,
+        np.ones(4),
+        np.ones((4, 3, 20)),
+    )
+
+
+MADE_UP = {
+    "capacity": capacity_result,
+    "equivalence": equivalence_result,
+    "mechanism": mechanism_result,
+    "baselines": baselines_result,
+    "ranks": ranks_result,
+}
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_claims_hold_on_a_result_like_the_specification_and_keep_their_reasons_where_they_do_not(name):
+    claims = load(name).claims(MADE_UP[name](False))
+    assert [claim.statement for claim in claims if claim.verdict in (Verdict.FAILS, Verdict.SURPRISE)] == []
+
+
+@pytest.mark.parametrize("name", MADE_UP)
+def test_every_claim_fails_on_a_result_unlike_it(name):
+    claims = load(name).claims(MADE_UP[name](True))
+    assert [claim.statement for claim in claims if claim.holds] == []
+
+
+# What the parts use.
+
+
+def test_models_share_keys_and_values_draw_by_draw():
+    one, other = (draws(3, 6, 4, (model, "sphere"), 2) for model in ("original", "decoupled"))
+    np.testing.assert_array_equal(one.x, other.x)
+    np.testing.assert_array_equal(one.y, other.y)
+    assert one.competitors is None
+    assert other.competitors.shape == (2, 6, 6, 4)
+
+
+def test_prefixes_are_counted_as_by_the_rule_on_each_of_them():
+    a = jax.tree.map(lambda v: v[0], draws(4, 14, 5, ("original", "sphere"), 1))
+    counted = np.asarray(Prefixes()(a))
+    for n in range(2, 15):
+        short = Associations(a.x[:n], a.y[:n])
+        assert counted[n - 1] == np.sum(np.asarray(margins(hebbian(short), short)) > 0)
+    assert counted[-1] < 14
+
+
+def test_bisection_finds_the_last_positive_answer():
+    truth = np.array([2, 7, 30, 31])
+    np.testing.assert_array_equal(bisected(lambda n: n <= truth, np.full(4, 2), np.full(4, 32)), truth)
+
+
+def test_the_kinematic_capacity_is_near_the_theory():
+    p, error = kinematic_p(0, 10, "gaussian", 200)
+    assert 0 < error < 0.1 * p
+    assert p == pytest.approx(theory.critical_p(10), abs=4 * error + 0.1 * p)
