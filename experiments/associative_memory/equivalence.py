@@ -25,7 +25,7 @@ class Config:
 
     seed: int = 100
     seeds: int = 10  # draws of each point of the comparison over d
-    dims: tuple[int, ...] = (12, 18, 27)  # compared at half load
+    dims: tuple[int, ...] = (14, 22, 34)  # compared at half load
     load_seeds: int = 2  # draws of each point of the curves over the load
     load_dim: int = 16
     loads: tuple[float, ...] = (0.3, 0.5, 0.7, 0.9)  # of the capacity
@@ -35,7 +35,7 @@ class Config:
 PRESETS = {
     "quick": Config(),
     "full": Config(
-        seeds=20, dims=(12, 18, 24, 27, 40, 64), load_seeds=20, load_dim=32, loads=(0.3, 0.5, 0.7, 0.8, 0.9)
+        seeds=20, dims=(14, 22, 24, 34, 40, 64), load_seeds=20, load_dim=32, loads=(0.3, 0.5, 0.7, 0.8, 0.9)
     ),
 }
 
@@ -70,13 +70,13 @@ class Result(NamedTuple):
 
 def run(config: Config, progress: Progress) -> Result:
     """Half load at every dimension, then every load at one."""
-    points = [(d, HALF, config.seeds) for d in config.dims]
-    points += [(config.load_dim, load, config.load_seeds) for load in config.loads]
+    points = [(d, HALF, HALF, config.seeds) for d in config.dims]
+    points += [(config.load_dim, load, max(config.loads), config.load_seeds) for load in config.loads]
     found, predicted = [], []
-    for d, load, seeds in progress.track("points", points):
-        p = size_at(load, theory.critical_p(d))
-        predicted.append(theory.margin(p, d))
-        rows = [[optima(config.seed, p, d, (m, e), seeds, config.gap_tol) for m in MODELS] for e in EMBEDDINGS]
+    for d, load, largest, seeds in progress.track("points", points):
+        n, p = (size_at(fraction, theory.critical_p(d)) for fraction in (load, largest))
+        predicted.append(theory.margin(n, d))
+        rows = [[optima(config.seed, n, p, d, (m, e), seeds, config.gap_tol) for m in MODELS] for e in EMBEDDINGS]
         found.append(
             {
                 name: np.stack([[getattr(one, name) for one in row] for row in rows])

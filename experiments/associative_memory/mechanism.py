@@ -23,7 +23,7 @@ class Config:
 
     seed: int = 200
     seeds: int = 3  # draws of each law and load
-    dim: int = 24
+    dim: int = 32
     loads: tuple[float, ...] = (0.5, 0.8)  # of the capacity
     gap_tol: float = 1e-3
     points: int = 200  # of the predicted densities
@@ -38,9 +38,8 @@ class Result(NamedTuple):
     Attributes:
         dim: d.
         loads: fraction of the capacity, shape (L,).
-        scores: correct scores of the optimal memory, load by load, shape (4, N).
-        hebbian: those of the Hebbian memory, shape (4, N).
-        of_load: index of the load of each of the N scores, shape (N,).
+        scores: correct scores of the optimal memory, NaN beyond the size at that load, shape (L, 4, N).
+        hebbian: those of the Hebbian memory, shape (L, 4, N).
         deviation: standard deviation of correct scores within a draw, shape (L, 4, S).
         hebbian_deviation: the same of the Hebbian memory, shape (L, 4, S).
         active: active competitors per row, shape (L, 4, S).
@@ -58,7 +57,6 @@ class Result(NamedTuple):
     loads: Any
     scores: Any
     hebbian: Any
-    of_load: Any
     deviation: Any
     hebbian_deviation: Any
     active: Any
@@ -76,25 +74,22 @@ def run(config: Config, progress: Progress) -> Result:
     """Every law at every load."""
     found, predicted = [], []
     at = np.linspace(-0.5, 6.5, config.points + 1)
+    sizes = [size_at(load, theory.critical_p(config.dim)) for load in config.loads]
     with progress.stage("optimal memories", total=len(config.loads) * len(LAWS)):
-        for load in config.loads:
-            p = size_at(load, theory.critical_p(config.dim))
-            predicted.append(_predicted(p, config.dim, at))
+        for load, n in zip(config.loads, sizes, strict=True):
+            predicted.append(_predicted(n, config.dim, at))
             row = []
             for number, law in enumerate(LAWS):
-                row.append(optima(config.seed, p, config.dim, law, config.seeds, config.gap_tol))
+                row.append(optima(config.seed, n, max(sizes), config.dim, law, config.seeds, config.gap_tol))
                 progress.advance(message=f"load {load:g}, {NAMES[number]}")
             found.append({name: np.stack([getattr(one, name) for one in row]) for name in row[0]._fields})
-    flat = lambda name: np.concatenate([one[name].reshape(len(LAWS), -1) for one in found], axis=1)  # noqa: E731
     stacked = lambda name: np.stack([one[name] for one in found])  # noqa: E731
-    deviations = [np.stack([one[name].std(axis=-1) for one in found]) for name in ("correct", "hebbian")]
+    deviations = [np.stack([np.nanstd(one[name], axis=-1) for one in found]) for name in ("correct", "hebbian")]
     active, moments, law = (np.asarray(column) for column in zip(*predicted, strict=True))
     return Result(
         config.dim,
         np.asarray(config.loads),
-        flat("correct"),
-        flat("hebbian"),
-        np.repeat(np.arange(len(found)), [one["correct"][0].size for one in found]),
+        *(stacked(name).reshape(len(found), len(LAWS), -1) for name in ("correct", "hebbian")),
         *deviations,
         stacked("active"),
         active,
@@ -180,10 +175,10 @@ def figures(result: Result) -> dict[str, Figure]:
     bins = np.linspace(-2.5, 6.5, 46)
     for load, row in enumerate(axes):
         for number, axis in enumerate(row):
-            here = result.of_load == load
+            simple, optimal = (values[load, number] for values in (result.hebbian, result.scores))
             options = {"bins": bins, "density": True}
-            axis.hist(result.hebbian[number, here], color=GREY, alpha=0.35, label="Hebbian", **options)
-            axis.hist(result.scores[number, here], color=LAW_COLORS[number], alpha=0.75, label="optimal", **options)
+            axis.hist(simple[np.isfinite(simple)], color=GREY, alpha=0.35, label="Hebbian", **options)
+            axis.hist(optimal[np.isfinite(optimal)], color=LAW_COLORS[number], alpha=0.75, label="optimal", **options)
             axis.plot(result.at, result.law[load], color="black", lw=1.2, label="theory")
             if load == 0:
                 axis.set_title(NAMES[number])

@@ -5,7 +5,6 @@ Above them stand the certified capacity without a bound on the rank, and, for ma
 memory of rank m. The theory's bound is conjectured to be attained.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,10 +15,10 @@ from matplotlib.figure import Figure
 
 from experiments._sweep import sweep
 from experiments.associative_memory._laws import OURS, standard_error
-from experiments.associative_memory._optimum import draws, size_at
+from experiments.associative_memory._optimum import bisected, capacities, draws, size_at
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import BLUE, GREEN, ORANGE, subplots
-from jaxspec.memory import Associations, check_feasible, fit_two_layer, fit_two_layer_adam, theory
+from jaxspec.memory import Associations, fit_two_layer, fit_two_layer_adam, theory
 
 LAW = ("original", "sphere")
 
@@ -75,15 +74,6 @@ class Result(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Feasible:
-    """Status of the first n pairs without a bound on the rank."""
-
-    def __call__(self, a: Associations, n: jax.Array) -> jax.Array:
-        """Whether they are certified feasible."""
-        return check_feasible(a, n=n).status == 1
-
-
-@dataclass(frozen=True)
 class Narrow:
     """A memory of the first n pairs by Gauss-Newton: margin, bound, singular values of W; then the same by Adam."""
 
@@ -101,24 +91,6 @@ class Narrow:
         return found.margin, found.upper, found.B @ found.A, adam
 
 
-def bisected(answer: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Largest n with a positive answer, entry by entry, as far as bisection finds it.
-
-    Args:
-        answer: n, shape (S,) -> booleans.
-        low: taken for positive.
-        high: taken for negative.
-
-    Returns:
-        The largest n.
-    """
-    while np.any(high - low > 1):
-        middle = np.maximum((low + high) // 2, low)
-        yes = answer(middle)
-        low, high = np.where(yes, middle, low), np.where(yes, high, np.maximum(middle, low + 1))
-    return low
-
-
 def run(config: Config, progress: Progress) -> Result:
     """Capacity without a bound on the rank, then every width."""
     d, seeds = config.dim, config.seeds
@@ -128,7 +100,7 @@ def run(config: Config, progress: Progress) -> Result:
     keys = jax.random.split(jax.random.key(config.seed + 1), seeds)
     rates = np.full(seeds, config.learning_rate, np.float32)
     two = np.full(seeds, 2)
-    full = bisected(lambda n: sweep(Feasible(), a, n), two, np.full(seeds, p))
+    full = capacities(a).low
     rows = []
     for width in progress.track("widths", config.widths):
         search = Narrow(width, config.num_starts)

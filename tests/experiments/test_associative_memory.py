@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from experiments.associative_memory._laws import kinematic_p
-from experiments.associative_memory._optimum import draws
+from experiments.associative_memory._optimum import bisected, draws
 from experiments.associative_memory.baselines import Prefixes
-from experiments.associative_memory.ranks import bisected
 from experiments.runner.contract import Verdict
 from jaxspec.memory import Associations, hebbian, margins, theory
 from tests.experiments.parts import (  # noqa: F401
