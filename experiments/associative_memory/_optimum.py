@@ -91,54 +91,13 @@ def optima(seed: int, n: int, p: int, d: int, law: tuple[str, str], seeds: int, 
     return sweep(Measure(gap_tol), draws(seed, p, d, law, seeds), np.full(seeds, n))
 
 
-class Capacities(NamedTuple):
-    """Capacities of several draws.
-
-    Attributes:
-        low: largest n certified feasible.
-        high: smallest n certified infeasible, or one more than the pairs drawn.
-        undecided: calls without an answer.
-        calls: all calls.
-    """
-
-    low: np.ndarray
-    high: np.ndarray
-    undecided: np.ndarray
-    calls: np.ndarray
-
-
 @dataclass(frozen=True)
-class Status:
-    """Whether the first n pairs are certified feasible (1), infeasible (-1), or neither (0)."""
+class Feasible:
+    """Whether the first n pairs are certified feasible."""
 
     def __call__(self, a: Associations, n: jax.Array) -> jax.Array:
-        """The status."""
-        return check_feasible(a, n=n).status
-
-
-def capacities(a: Associations) -> Capacities:
-    """Bisection of the number of leading pairs that one memory recalls, draw by draw; undecided calls count apart.
-
-    Args:
-        a: associations with a leading axis of draws.
-
-    Returns:
-        The capacities.
-    """
-    seeds, p = a.x.shape[:2]
-    low, high, counts = np.full(seeds, 1), np.full(seeds, p + 1), np.zeros((2, seeds), int)
-
-    def answer(n: np.ndarray) -> np.ndarray:
-        nonlocal low, high
-        status, open_ = sweep(Status(), a, np.clip(n, 2, p)), n > 1
-        low = np.where((status == 1) & open_, np.maximum(low, n), low)
-        high = np.where((status == -1) & open_, np.minimum(high, n), high)
-        counts[0] += open_
-        counts[1] += (status == 0) & open_
-        return (status == 1) | ~open_
-
-    bisected(answer, low, high)
-    return Capacities(low, high, counts[1], counts[0])
+        """The answer."""
+        return check_feasible(a, n=n).status == 1
 
 
 def bisected(answer: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ multiplier, and the few undecided calls are counted. A capacity is the largest n
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -20,10 +21,9 @@ from experiments.associative_memory._laws import (
     kinematic_p,
     standard_error,
 )
-from experiments.associative_memory._optimum import capacities, draws
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import GREY, MARKERS, subplots
-from jaxspec.memory import theory
+from jaxspec.memory import capacity, theory
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,11 @@ def run(config: Config, progress: Progress) -> Result:
     found, kinematic = [], []
     with progress.stage("sizes", total=len(config.dims) * (len(LAWS) + 1)):
         for d in config.dims:
-            row = []
-            for number, law in enumerate(LAWS):
-                p = int(1.25 * theory.critical_p(d)) + 10
-                row.append(capacities(draws(config.seed, p, d, law, config.seeds)))
+            row, key = [], jax.random.fold_in(jax.random.key(config.seed), d)
+            for number, (model, embedding) in enumerate(LAWS):
+                # One key for all laws: they share directions of keys and values, draw by draw.
+                with jax.enable_x64(True):
+                    row.append(capacity(key, d, model=model, embedding=embedding, num_seeds=config.seeds))
                 progress.advance(message=f"d = {d}, {NAMES[number]}")
             found.append([np.stack([np.asarray(getattr(one, name)) for one in row]) for name in row[0]._fields])
             kinematic.append([kinematic_p(config.seed + 1, d, e, config.samples) for e in EMBEDDINGS])

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments._sweep import sweep
 from experiments.associative_memory._laws import OURS, standard_error
-from experiments.associative_memory._optimum import bisected, capacities, draws, size_at
+from experiments.associative_memory._optimum import Feasible, bisected, draws, size_at
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import BLUE, GREEN, ORANGE, subplots
 from jaxspec.memory import Associations, fit_two_layer, fit_two_layer_adam, theory
@@ -100,7 +100,7 @@ def run(config: Config, progress: Progress) -> Result:
     keys = jax.random.split(jax.random.key(config.seed + 1), seeds)
     rates = np.full(seeds, config.learning_rate, np.float32)
     two = np.full(seeds, 2)
-    full = capacities(a).low
+    full = bisected(lambda n: sweep(Feasible(), a, n), two, np.full(seeds, p + 1))
     rows = []
     for width in progress.track("widths", config.widths):
         search = Narrow(width, config.num_starts)

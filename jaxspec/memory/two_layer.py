@@ -25,8 +25,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxspec.linalg import singular_values, top_svd
 from jaxspec.memory.associations import Associations
 from jaxspec.memory.certificates import checked_problem, in_units, proven_bounds
-from jaxspec.memory.feasibility import hinges, normalised
-from jaxspec.memory.max_margin import max_margin
+from jaxspec.memory.hinges import hinges, normalised
+from jaxspec.memory.margin import max_margin
 from jaxspec.memory.pairs import all_pairs
 from jaxspec.solvers import augmented_lagrangian, newton_cg
 
