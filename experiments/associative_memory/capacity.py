@@ -31,9 +31,9 @@ class Config:
     """Settings of the measurement."""
 
     seed: int = 0
-    seeds: int = 10  # draws of each law and size
+    seeds: int = 16  # draws of each law and size
     dims: tuple[int, ...] = (16, 20)
-    samples: int = 400  # Monte Carlo draws of each kinematic cost
+    samples: int = 250  # Monte Carlo draws of each kinematic cost
     decades: tuple[int, ...] = (1, 2, 3, 4, 6, 8)  # log10 p at which theory is compared with its limit
 
 

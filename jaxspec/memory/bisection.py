@@ -135,7 +135,8 @@ def _bisect(keys, brackets, resolution, tol, p, d, model, embedding, top, block,
             status = check_feasible(a, n=n, tol=tol, top=top, block=block).status
             bracket = _narrowed(bracket, n, status, p)
             done = _following(bracket, resolution)[1]
-            return bracket._replace(iter=bracket.iter + 1, status=jnp.where(done, CONVERGED, RUNNING))
+            status = jnp.where(done, CONVERGED, RUNNING).astype(jnp.int32)
+            return bracket._replace(iter=bracket.iter + 1, status=status)
 
         done = _following(bracket, resolution)[1]
         start = bracket._replace(status=jnp.where(done, CONVERGED, bracket.status))
