@@ -55,7 +55,7 @@ class Measure:
 
 
 def draws(seed: int, p: int, d: int, law: tuple[str, str], seeds: int) -> Associations:
-    """Several draws, stacked; under the same seed both models share their keys and values.
+    """Several draws, stacked.
 
     Args:
         seed: of the draws.
@@ -73,22 +73,30 @@ def draws(seed: int, p: int, d: int, law: tuple[str, str], seeds: int) -> Associ
     return jax.tree.map(lambda *v: jnp.stack(v), *found)
 
 
-def optima(seed: int, n: int, p: int, d: int, law: tuple[str, str], seeds: int, gap_tol: float = 1e-3) -> Optimum:
-    """Measurements on the first n pairs of `draws`; another n of the same p is measured by the same program.
+def optima(a: Associations, n: int, gap_tol: float = 1e-3) -> Optimum:
+    """Measurements on the first n pairs of several draws; another n is measured by the same program.
 
     Args:
-        seed: of the draws.
+        a: associations with a leading axis of draws.
         n: number of pairs that count.
-        p: number of pairs drawn.
-        d: dimension.
-        law: model and embedding.
-        seeds: number of draws.
         gap_tol: relative gap to stop at.
 
     Returns:
         The measurements, NumPy arrays with a leading axis of draws.
     """
-    return sweep(Measure(gap_tol), draws(seed, p, d, law, seeds), np.full(seeds, n))
+    return sweep(Measure(gap_tol), a, np.full(len(a.x), n))
+
+
+def both_models(a: Associations) -> dict[str, Associations]:
+    """The decoupled draws, and the original ones of the same keys and values.
+
+    Args:
+        a: decoupled associations.
+
+    Returns:
+        The associations by the name of the model.
+    """
+    return {"original": a._replace(competitors=None), "decoupled": a}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Config:
     seeds: int = 3  # draws
     dim: int = 20
     widths: tuple[int, ...] = (2, 5, 10, 20)  # hidden units m
-    num_starts: int = 2
+    num_starts: int = 3
     steps: int = 1500  # of Adam
     learning_rate: float = 0.05
     load: float = 0.5  # of the capacity, where margins are compared
@@ -133,7 +133,6 @@ def claims(result: Result) -> list[Claim]:
     wide = result.widths >= result.dim / 4
     narrow = result.widths == 2
     gain = result.margin.mean(axis=-1) / result.adam_margin.mean(axis=-1)
-    closed = 1 - result.margin / result.upper
     full = result.widths >= result.dim
     return [
         Claim.at_least(
@@ -144,12 +143,11 @@ def claims(result: Result) -> list[Claim]:
             quantity="pairs found / bound, mean of the draws, every such width",
         ),
         Claim.at_least(
-            "So does one of width 2",
-            "the bound, read as attained at every width",
+            "One of width 2 holds more than the .59 of the bound at which Adam stops",
+            OURS,
             ratio[narrow],
-            0.9,
-            quantity="pairs found / bound",
-            known_not_to_hold="the bound supposes m >> log p",
+            0.7,
+            quantity="pairs found / bound, mean of the draws",
         ),
         Claim.at_least(
             "At full width the factors find what the convex program certifies",
@@ -172,12 +170,21 @@ def claims(result: Result) -> list[Claim]:
             0.5,
             quantity="share of widths and draws where Adam finds one, too",
         ),
-        Claim.at_most(
-            "From m = d/2 on the margins found are global optima",
+        Claim.at_least(
+            "From m = d/2 on margins found are near the certified bound of every memory of that rank",
             OURS,
-            closed[result.widths >= result.dim / 2],
-            2e-3,
-            quantity="(certified bound - margin) / bound",
+            (result.margin / result.upper)[result.widths >= result.dim / 2],
+            0.75,
+            quantity="margin / certified bound, every draw",
+        ),
+        Claim.at_least(
+            "From m = d/2 on they are certified global optima",
+            "what one would like",
+            (result.margin / result.upper)[(result.widths >= result.dim / 2) & ~full],
+            0.99,
+            quantity="margin / certified bound, every draw",
+            known_not_to_hold="the bound is that of a convex relaxation, which is not tight at half load; every start "
+            "ends at the same margin, though",
         ),
     ]
 
