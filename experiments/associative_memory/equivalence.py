@@ -129,8 +129,8 @@ def claims(result: Result) -> list[Claim]:
     loads = result.load_margin.mean(axis=(1, 2))
     return [
         Claim.close_to(
-            "Below capacity the models are not yet equivalent at these sizes: at half load the original one's margin is "
-            "a few per cent smaller",
+            "Below capacity the models are not yet equivalent at these sizes: at half load the margin of the original "
+            "one is a few per cent smaller",
             OURS,
             gap,
             0.05,
