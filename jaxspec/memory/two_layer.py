@@ -78,8 +78,9 @@ def fit_two_layer(
         width: hidden units m, >= 1 (static).
         n: how many leading pairs count; traced. None: all.
         gap_tol: stop at ``(upper - margin) / upper <= gap_tol``; traced.
-        num_starts: starts to try until one is feasible (static). The first is the best approximation of rank m of the
-            Hebbian memory, the others that of the Hebbian memory plus Gaussian noise of its own size.
+        num_starts: starts to try, the largest margin counts (static). The first is the best approximation of rank m of
+            the Hebbian memory, the others that of the Hebbian memory plus Gaussian noise of its own size. The search
+            ends early with a certified optimum, or, for ``max_outer=0``, with a positive margin.
         max_outer: steps of the augmented Lagrangian method, which enlarges the margin (static); 0: stop as soon as the
             margin is positive.
         max_newton: Newton steps of each inner problem at most (static).
@@ -153,42 +154,44 @@ def fit_two_layer_adam(
 def _fitted(key, a, n, gap_tol, width, num_starts, limits):
     a, units = in_units(a)
     pairs = all_pairs(a, n)
-    rank = min(width, a.x.shape[1])
-    proof = max_margin(a, n=n, gap_tol=gap_tol).multipliers if limits[0] > 0 else None
-    x, count = _feasible(key, pairs, n, rank, num_starts, limits[1:])
-    first = _reported(x, hinges(pairs, _product(x)), pairs, count)
+    d, rank = a.x.shape[1], min(width, a.x.shape[1])
+    rule, zero = _hebbian(pairs, n), jnp.zeros_like(pairs.mask, a.x.dtype)
+    best = _reported((jnp.zeros((rank, d), a.x.dtype), jnp.zeros((d, rank), a.x.dtype)), zero, pairs, 0)
+    best = best._replace(margin=jnp.full_like(best.margin, -jnp.inf))
     if limits[0] > 0:
-        last = jax.lax.cond(
-            (first.margin > 0) & ~_closed(first, gap_tol),
-            lambda: _enlarged(x, pairs, gap_tol, limits, count),
-            lambda: first,
-        )
-        first = _better(_better(first, last), _reported(x, proof, pairs, last.iterations))
-    return _in_callers_form(first, width, gap_tol, units)
+        proof = max_margin(a, n=n, gap_tol=gap_tol).multipliers
+        best = best._replace(upper=_reported((best.A, best.B), proof, pairs, 0).upper, multipliers=proof)
+
+    def attempt(best, index):
+        start = _start(key, rule, rank, index)
+        return _better(best, _searched(start, pairs, gap_tol, limits))
+
+    def next_start(best, index):
+        enough = _closed(best, gap_tol) if limits[0] > 0 else best.margin > 0
+        return jax.lax.cond(enough, lambda: best, lambda: attempt(best, index)), None
+
+    best, _ = jax.lax.scan(next_start, best, jnp.arange(num_starts))
+    return _in_callers_form(best, width, gap_tol, units)
 
 
-def _feasible(key, pairs, n, rank, num_starts, limits):
-    """Factors with a positive margin, or those of the last start; Newton steps of all starts."""
-    rule = _hebbian(pairs, n)
-    noise_size = jnp.linalg.norm(rule) / len(rule)
+def _start(key, rule, rank, index):
+    """Factors of the Hebbian memory; after the first, of the Hebbian memory with noise of its own size."""
+    noise = jax.random.normal(jax.random.fold_in(key, index), rule.shape, rule.dtype)
+    size = jnp.where(index > 0, jnp.linalg.norm(rule) / len(rule), 0)
+    return _factors(rule + size * noise, rank)
 
-    def attempt(index):
-        noise = noise_size * jax.random.normal(jax.random.fold_in(key, index), rule.shape, rule.dtype)
-        start = _factors(rule + jnp.where(index > 0, noise, 0), rank)
-        zero = jnp.zeros_like(pairs.mask, rule.dtype)
-        problem = partial(_penalised, pairs=pairs, weight=0, rho=1, shift=zero)
-        found = newton_cg(problem, start, max_newton=limits[0], max_cg=limits[1], stop=partial(_judged, pairs=pairs))
-        return found.x, found.status == _FEASIBLE, found.iterations
 
-    def again(carry, index):
-        x, done, count = attempt(index)
-        return x, done, carry[2] + count
-
-    def next_start(carry, index):
-        return jax.lax.cond(carry[1], lambda: carry, lambda: again(carry, index)), None
-
-    (x, _, count), _ = jax.lax.scan(next_start, attempt(0), jnp.arange(1, num_starts))
-    return x, count
+def _searched(start, pairs, gap_tol, limits):
+    """A memory with a positive margin, if one is found; then, if asked for, with a larger one."""
+    problem = partial(_penalised, pairs=pairs, weight=0, rho=1, shift=jnp.zeros_like(pairs.mask, start[0].dtype))
+    judged = partial(_judged, pairs=pairs)
+    found = newton_cg(problem, start, max_newton=limits[1], max_cg=limits[2], stop=judged)
+    first = _reported(found.x, hinges(pairs, _product(found.x)), pairs, found.iterations)
+    if limits[0] == 0:
+        return first
+    none = first._replace(iterations=jnp.zeros_like(found.iterations))
+    larger = jax.lax.cond(first.margin > 0, lambda: _enlarged(found.x, pairs, gap_tol, limits), lambda: none)
+    return _better(first, larger)
 
 
 def _hebbian(pairs, n):
@@ -237,7 +240,7 @@ def _judged(x, value, grad, pairs):
     return jnp.where(feasible, _FEASIBLE, jnp.where(slope <= 1e-2 * value, _STATIONARY, 0))
 
 
-def _enlarged(x, pairs, gap_tol, limits, count):
+def _enlarged(x, pairs, gap_tol, limits):
     """Augmented Lagrangian method for ``min ||B A||^2 / 2`` subject to ``M >= 1``, from a feasible memory."""
     max_outer, max_newton, max_cg = limits
     rank = len(x[0])
@@ -262,7 +265,7 @@ def _enlarged(x, pairs, gap_tol, limits, count):
     rho = jnp.sum(_product(x) ** 2) / len(pairs.x)
     zero = jnp.zeros_like(pairs.mask, rho.dtype)
     found = augmented_lagrangian(inner, constraints, x, zero, rho=rho, max_outer=max_outer, stop=stop)
-    return _reported(found.x, found.multipliers, pairs, count + found.inner_iterations)
+    return _reported(found.x, found.multipliers, pairs, found.inner_iterations)
 
 
 def _top_norm(G, rank):
@@ -278,7 +281,8 @@ def _reported(x, multipliers, pairs, iterations):
     share = jnp.where(size > 0, _top_norm(G, len(x[0])) / jnp.where(size > 0, size, 1), 1)
     root = jnp.sqrt(jnp.linalg.norm(W) / jnp.maximum(jnp.linalg.norm(_product(x)), jnp.finfo(W.dtype).tiny))
     never = jnp.zeros((), bool)
-    return TwoLayer(root * x[0], root * x[1], lower, never, share * upper, never, multipliers, iterations)
+    count = jnp.asarray(iterations, jnp.int32)
+    return TwoLayer(root * x[0], root * x[1], lower, never, share * upper, never, multipliers, count)
 
 
 def _closed(found, gap_tol):
@@ -286,13 +290,14 @@ def _closed(found, gap_tol):
 
 
 def _better(first, last):
-    """The memory with the larger margin, and the multipliers with the smaller bound."""
+    """The memory with the larger margin, the multipliers with the smaller bound, the iterations of both."""
     larger, tighter = last.margin >= first.margin, last.upper <= first.upper
     A, B, margin = (jnp.where(larger, getattr(last, name), getattr(first, name)) for name in ("A", "B", "margin"))
     upper, multipliers = (
         jnp.where(tighter, getattr(last, name), getattr(first, name)) for name in ("upper", "multipliers")
     )
-    return last._replace(A=A, B=B, margin=margin, upper=upper, multipliers=multipliers)
+    never, count = last.feasible, first.iterations + last.iterations
+    return TwoLayer(A, B, margin, never, upper, never, multipliers, count)
 
 
 def _in_callers_form(found, width, gap_tol, units):
