@@ -38,6 +38,6 @@ def kinematic_p(seed: int, d: int, embedding: str, samples: int) -> tuple[float,
     return float(p), float(p * np.mean(error / mean) / np.sqrt(len(near)) / slope)
 
 
-def standard_error(samples: np.ndarray) -> np.ndarray:
+def standard_error(samples: np.ndarray) -> np.ndarray | np.floating:
     """Of the mean over the last axis."""
     return np.std(samples, axis=-1, ddof=1) / np.sqrt(samples.shape[-1])
