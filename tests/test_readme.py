@@ -33,3 +33,10 @@ def test_the_optimum_of_the_last_example_is_certified(namespace):
     )
     assert namespace["result"].info.converged
     assert abs(float(gap.relative)) < 1e-4
+
+
+def test_the_memories_of_the_example_are_certified(namespace):
+    held, best, narrow = (namespace[name] for name in ("held", "best", "narrow"))
+    assert ((held.high - held.low == 1) | (held.undecided > 0)).all()
+    assert 0 < float(narrow.margin) < float(best.upper)
+    assert bool(best.converged)

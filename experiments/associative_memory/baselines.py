@@ -170,7 +170,7 @@ def claims(result: Result) -> list[Claim]:
     easy, at_capacity = result.loads <= HALF_LOAD, result.loads == 1
     return [
         Claim.at_most(
-            'Hebbian, criterion "all": the theory of the same size is approached from below as d grows',
+            'Hebbian, criterion "all": the measured size approaches that of the theory as d grows',
             OURS,
             np.abs(ratio[-1] - 1) / np.abs(ratio[0] - 1),
             0.6,
@@ -262,5 +262,5 @@ def figures(result: Result) -> dict[str, Figure]:
     other.plot(result.loads, result.hebbian.mean(axis=1), color=BLUE, marker="o", label="accuracy, Hebbian")
     other.plot(result.loads, result.hebbian_predicted, "--", color=GREY, label="accuracy, Hebbian: theory")
     other.set(xlabel="load p / critical p", ylabel=f"fraction, d = {result.dim}", ylim=(-0.03, 1.03))
-    other.legend(fontsize=7.5)
+    other.legend(fontsize=7.5, loc="upper right")
     return {"The Hebbian rule by both criteria, and accuracies beside certified feasibility": figure}

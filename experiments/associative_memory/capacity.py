@@ -207,7 +207,8 @@ def figures(result: Result) -> dict[str, Figure]:
     for one in row:
         one.set(xscale="log", xlabel="dimension d", xticks=result.dims, xticklabels=result.dims)
         one.minorticks_off()
-    axis.set(ylabel="pairs recalled p")
+    ticks = np.rint(result.theory).astype(int)
+    axis.set(ylabel="pairs recalled p", yticks=ticks, yticklabels=ticks)
     ratio.set(ylabel="p / theory")
     axis.legend(fontsize=7.5)
     limit, (lines,) = subplots(1, 1, size=(5.0, 3.4))

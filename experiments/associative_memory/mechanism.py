@@ -176,7 +176,7 @@ def claims(result: Result) -> list[Claim]:
 def figures(result: Result) -> dict[str, Figure]:
     """Scores over the law, and spectra over the quarter circle."""
     histogram, axes = subplots(len(result.loads), len(LAWS), size=(3.1, 2.5), sharex=True, sharey="row")
-    bins = np.linspace(-2.5, 6.5, 46)
+    bins = np.linspace(-1.0, 6.5, 46)
     for load, row in enumerate(axes):
         for number, axis in enumerate(row):
             simple, optimal = (values[load, number] for values in (result.hebbian, result.scores))
