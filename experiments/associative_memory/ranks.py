@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -32,7 +31,7 @@ class Config:
     dim: int = 20
     widths: tuple[int, ...] = (2, 5, 10, 20)  # hidden units m
     num_starts: int = 3
-    steps: int = 1500  # of Adam
+    steps: int = 1000  # of Adam
     learning_rate: float = 0.05
     load: float = 0.5  # of the capacity, where margins are compared
 
@@ -75,27 +74,35 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Narrow:
-    """A memory of the first n pairs by Gauss-Newton: margin, bound, singular values of W; then the same by Adam."""
+    """A memory of the first n pairs by Gauss-Newton."""
 
     width: int
     num_starts: int = 1
     max_outer: int = 0
-    steps: int = 0
 
-    def __call__(self, key: jax.Array, a: Associations, n: jax.Array, learning_rate: jax.Array) -> tuple:
-        """Margin and bound, the product B A, Adam's margin (0 without steps)."""
+    def __call__(self, key: jax.Array, a: Associations, n: jax.Array) -> tuple[jax.Array, ...]:
+        """Margin, bound, and W."""
         found = fit_two_layer(key, a, self.width, n=n, num_starts=self.num_starts, max_outer=self.max_outer)
-        adam = jnp.zeros_like(found.margin)
-        if self.steps:
-            adam = fit_two_layer_adam(a, self.width, n=n, steps=self.steps, learning_rate=learning_rate).margin
-        return found.margin, found.upper, found.B @ found.A, adam
+        return found.margin, found.upper, found.B @ found.A
+
+
+@dataclass(frozen=True)
+class Adam:
+    """A memory of the first n pairs by Adam on the soft minimum."""
+
+    width: int
+    steps: int
+
+    def __call__(self, a: Associations, n: jax.Array, learning_rate: jax.Array) -> jax.Array:
+        """Margin."""
+        return fit_two_layer_adam(a, self.width, n=n, steps=self.steps, learning_rate=learning_rate).margin
 
 
 def run(config: Config, progress: Progress) -> Result:
     """Capacity without a bound on the rank, then every width."""
     d, seeds = config.dim, config.seeds
     critical = theory.critical_p(d)
-    p = int(1.2 * critical) + 10
+    p, at = int(1.2 * critical) + 10, size_at(config.load, critical)
     a = draws(config.seed, p, d, LAW, seeds)
     keys = jax.random.split(jax.random.key(config.seed + 1), seeds)
     rates = np.full(seeds, config.learning_rate, np.float32)
@@ -104,14 +111,12 @@ def run(config: Config, progress: Progress) -> Result:
     rows = []
     for width in progress.track("widths", config.widths):
         search = Narrow(width, config.num_starts)
-        found = bisected(lambda n, search=search: sweep(search, keys, a, n, rates)[0] > 0, two, full + 1)
-        wide = Narrow(width, max_outer=12, steps=config.steps)
-        margin, upper, W, adam = sweep(wide, keys, a, np.full(seeds, size_at(config.load, critical)), rates)
-        at_capacity = sweep(Narrow(width, steps=config.steps), keys, a, found, rates)[3]
+        found = bisected(lambda n, search=search: sweep(search, keys, a, n)[0] > 0, two, full + 1)
+        margin, upper, W = sweep(Narrow(width, max_outer=12), keys, a, np.full(seeds, at))
+        adam, at_capacity = (sweep(Adam(width, config.steps), a, n, rates) for n in (np.full(seeds, at), found))
         rows.append((found, at_capacity > 0, margin, upper, adam, np.linalg.svd(W, compute_uv=False) / np.sqrt(d)))
     found, adam_feasible, margin, upper, adam, s = (np.stack(column) for column in zip(*rows, strict=True))
     widths = np.asarray(config.widths)
-    at = size_at(config.load, critical)
     return Result(
         d,
         widths,
