@@ -158,6 +158,14 @@ def claims(result: Result) -> list[Claim]:
             0.02,
             quantity="undecided share of calls",
         ),
+        *_limit(result),
+    ]
+
+
+def _limit(result: Result) -> list[Claim]:
+    """The theory tends to 1/2, and no measurement shows it."""
+    p = result.low[-1, 2].mean()
+    return [
         Claim.at_most(
             "Theory: p log p / d^2 falls towards 1/2 along the critical line",
             PAPER,
@@ -175,7 +183,7 @@ def claims(result: Result) -> list[Claim]:
         Claim.close_to(
             "A measured capacity shows the constant 1/2",
             "the limit, read as a statement about experiments",
-            (mean[:, 2] * np.log(mean[:, 2]) / result.dims**2)[-1],
+            p * np.log(p) / result.dims[-1] ** 2,
             0.5,
             0.1,
             quantity="p log p / d^2, decoupled gaussian, largest d",
