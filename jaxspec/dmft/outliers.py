@@ -1,0 +1,271 @@
+r"""Singular values that leave the bulk: dressed resolvent, outliers, overlaps, escape times.
+
+``W(t) = W(0) + G M F^T`` with fields that depend on ``W(0)``. With ``H0`` the hermitised initial matrix, ``V =
+blockdiag(G, F)``, ``Dg = blockdiag(g1 I, g2 I)`` and ``C = blockdiag(C_left, C_right)``,
+
+    ``V^T (sv - H0)^{-1} V  ->  R(sv) = (I - Dg J)^{-1} Dg C (I - J^T Dg)^{-1}``,   ``J = [[0, B], [A, 0]]``,
+
+and outliers solve ``det(I - R(sv) K) = 0``, ``K = [[0, M], [M, 0]]``, above the edge. Why: given ``W(0) F`` and ``W(0)^T
+G`` the matrix is a known part of finite rank plus ``P_G W' P_F`` with a fresh copy ``W'`` and projections away from the
+spans of G and F. In orthonormal bases of these spans the Schur complement of ``sv - H0`` is ``Y Y^T`` with ``Y = (I -
+J' Dg) Dg^{-1/2}``, ``J'`` the whitened transposed response; its inverse is R. A and B are lower triangular in time and
+one of them strictly, so ``A B`` is nilpotent and ``I - Dg J`` is always invertible: without updates (M = 0) the
+determinant is 1 and nothing escapes.
+
+In code ``R = Z Z^T``; the eigenvalues ``gamma_i`` of ``Z^T K Z`` fall with sv. Outlier i exists if and only if
+``gamma_i(edge) > 1``, and is the root of ``gamma_i(sv) = 1``. Small steps make consecutive fields nearly parallel:
+compute in float64 (``with jax.enable_x64(True):``).
+
+Reference: reconstruction of Lauditi, Pehlevan & Bordelon, arXiv:2605.07870; without responses Benaych-Georges &
+Nadakuditi, J. Multivariate Anal. 111 (2012).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxspec.dmft.bulk import Bath, Number, bath, bath_of_product, upper_edge
+from jaxspec.dmft.checks import check_integers, check_numbers
+from jaxspec.dmft.fields import SpikeFields
+from jaxspec.linalg import eigh
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+_ITERATIONS = 24
+_LARGEST_RANK = 300
+
+
+class Outliers(NamedTuple):
+    """Singular values outside the bulk, largest first, and what their vectors point at.
+
+    Attributes:
+        values: singular values, NaN where fewer have escaped, (n,).
+        margin: ``gamma_i(edge) - 1``, positive if and only if outlier i exists, at least -1, (n,).
+        overlaps_left: inner products of the unit left singular vectors with the columns of G (divide by the square root
+            of the diagonal of ``C_left`` for cosines), 0 for fields of later updates, (n, k). The overall sign is free.
+        overlaps_right: the same for right vectors and F, (n, k).
+        edge: upper edge of the bulk.
+    """
+
+    values: Float[Array, "n"]
+    margin: Float[Array, "n"]
+    overlaps_left: Float[Array, "n k"]
+    overlaps_right: Float[Array, "n k"]
+    edge: Float[Array, ""]
+
+
+def resolvent(fields: SpikeFields, sv: Number) -> Float[Array, "l l"]:
+    """``R(sv)``, the deterministic equivalent of ``V^T (sv - H0)^{-1} V`` between the fields, left ones first.
+
+    Args:
+        fields: of one matrix, k pairs.
+        sv: a point above the edge ``sqrt(s2) (1 + sqrt r)``.
+
+    Returns:
+        Symmetric matrix, (2k, 2k); NaN inside the bulk.
+
+    Raises:
+        ValueError: ``sv`` not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> one, no = jnp.ones((1, 1)), jnp.zeros((1, 1))
+        >>> resolvent(SpikeFields(one, one, no, no, jnp.ones(1), 1.0, 1.0), 2.5)
+        Array([[0.5, 0. ],
+               [0. , 0.5]], dtype=float32)
+    """
+    check_numbers(0, closed=False, sv=sv)
+    around = bath(sv, fields.aspect, fields.sigma2)
+    gram = _block_diagonal(fields.C_left, fields.C_right)
+    dressed = _dress(fields, around, _sides(around.left, around.right, fields)[:, None] * gram)
+    return _dress(fields, around, dressed.T).T
+
+
+def outliers(
+    fields: SpikeFields, t: Int[Array, ""] | int | None = None, max_outliers: int = 4, *, dependent: bool = True
+) -> Outliers:
+    """Singular values outside the bulk after ``t`` updates.
+
+    Args:
+        fields: of one matrix, k pairs; in float64 when steps are small.
+        t: updates applied, may be traced and vmapped; default all.
+        max_outliers: static, how many to look for, >= 1.
+        dependent: False treats the fields as independent of the initial matrix (Benaych-Georges & Nadakuditi): the
+            wrong answer for a trained matrix, to compare with.
+
+    Returns:
+        `Outliers`; NaN throughout (except the edge) once the fields are not finite.
+
+    Raises:
+        ValueError: ``max_outliers < 1``, or ``t`` outside 0..steps.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> one, no = jnp.ones((1, 1)), jnp.zeros((1, 1))
+        >>> found = outliers(SpikeFields(one, one, no, no, jnp.full(1, 2.0), 1.0, 1.0))
+        >>> found.values
+        Array([2.5, nan, nan, nan], dtype=float32)
+        >>> float(found.margin[0])
+        1.0
+    """
+    check_integers(1, max_outliers=max_outliers)
+    fields = _checked(fields, t, dependent)
+    finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(fields)]).all()
+    fields = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0.0), fields)
+    count = min(max_outliers, fields.coeff.shape[-1])
+    roots = _gram_roots(fields)
+    margin = _top(fields, roots, 1.0, count) - 1
+    found = jax.vmap(lambda index: _outlier(fields, roots, index, count, margin[index]))(jnp.arange(count))
+    values, left, right = (jnp.where(_column(finite & (margin > 0), a), a, jnp.nan) for a in found)
+    margin = jnp.where(finite, margin, jnp.nan)
+    missing = max_outliers - count
+    pad = [(0, missing), (0, 0)]
+    return Outliers(
+        jnp.pad(values, pad[:1], constant_values=jnp.nan),
+        jnp.pad(margin, pad[:1], constant_values=-1.0),
+        jnp.pad(left, pad, constant_values=jnp.nan),
+        jnp.pad(right, pad, constant_values=jnp.nan),
+        upper_edge(fields.aspect, fields.sigma2),
+    )
+
+
+def escape_margin(
+    fields: SpikeFields, t: Int[Array, ""] | int | None = None, *, dependent: bool = True
+) -> Float[Array, ""]:
+    """``gamma_1(edge) - 1`` after ``t`` updates: positive if and only if a singular value is outside the bulk.
+
+    Args:
+        fields: of one matrix.
+        t: updates applied, may be traced; default all.
+        dependent: as in `outliers`.
+
+    Returns:
+        The margin, at least -1; NaN once the fields are not finite.
+    """
+    fields = _checked(fields, t, dependent)
+    return _top(fields, _gram_roots(fields), 1.0, 1)[0] - 1
+
+
+def escape_time(solution: Any, layer: int = 0) -> Float[Array, ""]:
+    """First number of updates after which a singular value of a matrix is outside the bulk.
+
+    Args:
+        solution: with ``layers``, a tuple of `SpikeFields`.
+        layer: index into it.
+
+    Returns:
+        The number of updates, infinity if it does not happen within the solution.
+
+    Raises:
+        IndexError: no such layer.
+
+    Example:
+        >>> from jaxspec.dmft import LinearConfig, solve_linear
+        >>> cfg = LinearConfig(depth=1, nu=2.0, alpha=3.0, gamma0=4.0, eta=0.1, sigma2=0.5)
+        >>> float(escape_time(solve_linear(cfg, 6)))
+        2.0
+    """
+    if not 0 <= layer < len(solution.layers):
+        raise IndexError(f"layer is {layer}; the solution has {len(solution.layers)} matrices")
+    fields = solution.layers[layer]
+    times = jnp.arange(1, fields.steps + 1)
+    escaped = jax.vmap(lambda t: escape_margin(fields, t))(times) > 0
+    return jnp.min(jnp.where(escaped, times, jnp.inf))
+
+
+def _checked(fields, t, dependent):
+    if t is not None and not isinstance(t, jax.core.Tracer) and not 0 <= int(t) <= fields.steps:
+        raise ValueError(f"t is {t}; expected 0 <= t <= {fields.steps}, the number of updates")
+    fields = fields.truncated(fields.steps if t is None else t)
+    return fields if dependent else fields.independent()
+
+
+def _column(flags, array):
+    return flags.reshape(flags.shape + (1,) * (array.ndim - 1))
+
+
+def _block_diagonal(a, b):
+    zero = jnp.zeros((a.shape[0], b.shape[1]), a.dtype)
+    return jnp.block([[a, zero], [zero.T, b]])
+
+
+def _sides(left, right, fields):
+    k = fields.coeff.shape[0]
+    return jnp.concatenate([jnp.full(k, left), jnp.full(k, right)]).astype(fields.coeff.dtype)
+
+
+def _dress(fields: SpikeFields, around: Bath, x: Float[Array, "l m"]) -> Float[Array, "l m"]:
+    """``(I - Dg J)^{-1} x``."""
+    eye = jnp.eye(fields.coeff.shape[0], dtype=x.dtype)
+    bare = jnp.block([[eye, -around.left * fields.B], [-around.right * fields.A, eye]])
+    return jnp.linalg.solve(bare, x)
+
+
+def _gram_roots(fields: SpikeFields) -> Float[Array, "l m"]:
+    """Columns whose products are ``C``: the leading eigenvectors of both blocks, one batched factorisation."""
+    values, vectors = eigh(jnp.stack([fields.C_left, fields.C_right]))
+    roots = (vectors * jnp.sqrt(jnp.maximum(values, 0.0))[:, None, :])[..., -_LARGEST_RANK:]
+    return _block_diagonal(roots[0], roots[1])
+
+
+def _bath_at(fields, fraction):
+    """At fraction 1 the edge, at 0 infinity: an outlier of independent fields is linear in this variable."""
+    x = fraction**2 / (fields.sigma2 * jnp.sqrt(fields.aspect))
+    return bath_of_product(x, fields.aspect, fields.sigma2)
+
+
+def _spread(fields, roots, around):
+    """``Z`` and the eigendecomposition of ``Z^T K Z``."""
+    scale = jnp.sqrt(_sides(around.left, around.right, fields))
+    z = _dress(fields, around, scale[:, None] * roots)
+    k = fields.coeff.shape[0]
+    cross = jnp.matmul(z[:k].T * fields.coeff, z[k:], precision=_HIGHEST)
+    return z, eigh(cross + cross.T)
+
+
+def _top(fields, roots, fraction, count):
+    _, (values, _) = _spread(fields, roots, _bath_at(fields, fraction))
+    return values[-count:][::-1]
+
+
+def _outlier(fields, roots, index, count, margin):
+    """Value and overlaps of one outlier: regula falsi (Illinois), every third step a bisection."""
+
+    def narrow(step, state):
+        low, high, at_low, at_high, side, _ = state
+        secant = (low * at_high - high * at_low) / (at_high - at_low)
+        guess = jnp.where((step % 3 == 2) | ~jnp.isfinite(secant), (low + high) / 2, secant)
+        here = _top(fields, roots, guess, count)[index] - 1
+        below = here < 0
+        moved = jnp.where(below, 1, -1)
+        low, high = jnp.where(below, guess, low), jnp.where(below, high, guess)
+        halved = jnp.where(moved == side, 0.5, 1.0)
+        at_low, at_high = jnp.where(below, here, at_low * halved), jnp.where(below, at_high * halved, here)
+        return low, high, at_low, at_high, moved, guess
+
+    zero, one = jnp.zeros_like(margin), jnp.ones_like(margin)
+    # Nothing to find where nothing escaped: any finite numbers do, the caller replaces them.
+    start = (zero, one, -one, jnp.where(margin > 0, margin, one), 0, one)
+    fraction = jax.lax.fori_loop(0, _ITERATIONS, narrow, start)[-1]
+    around = _bath_at(fields, fraction)
+    z, (_, vectors) = _spread(fields, roots, around)
+    k = fields.coeff.shape[0]
+    y = jnp.matmul(z, jnp.take(vectors, vectors.shape[1] - 1 - index, axis=1), precision=_HIGHEST)
+    overlaps = _normalised(fields, around, y)
+    return around.sv, overlaps[:k], overlaps[k:]
+
+
+def _normalised(fields, around, y):
+    """``y sqrt(2 / n2)`` with ``n2 = -p^T (dR/dsv) p``, ``p = K y``, ``R p = y``."""
+    k = fields.coeff.shape[0]
+    p = jnp.concatenate([fields.coeff * y[k:], fields.coeff * y[:k]])
+    eye = jnp.eye(k, dtype=y.dtype)
+    bare = jnp.block([[eye, -around.left * fields.B], [-around.right * fields.A, eye]])
+    a = jnp.linalg.solve(bare.T, p)
+    through = jnp.concatenate([fields.B @ y[k:], fields.A @ y[:k]])
+    gram = jnp.concatenate([fields.C_left @ a[:k], fields.C_right @ a[k:]])
+    slope = _sides(around.left_slope, around.right_slope, fields)
+    square = -jnp.sum(a * slope * (gram + 2 * through))
+    sign = jnp.sign(y[jnp.argmax(jnp.abs(y))])
+    return sign * y * jnp.sqrt(2 / square)
