@@ -14,7 +14,7 @@ products with the matrices.
 Reference: Bordelon & Pehlevan, arXiv:2502.02531; reconstruction of arXiv:2605.07870.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -58,7 +58,7 @@ class LinearConfig(eqx.Module):
     eta: Number | Float[Array, "steps"]
     sigma2: Number = 1.0
     noise: Number = 0.0
-    param: Literal["mup", "ntk"] = eqx.field(static=True, default="mup")
+    param: str = eqx.field(static=True, default="mup")
     batch_ratio: Number | None = None
     outputs: int = eqx.field(static=True, default=1)
     momentum: Number = 0.0
@@ -203,10 +203,13 @@ def update_rates(cfg: LinearConfig, count: int) -> Float[Array, "count"]:
         count: number of pairs.
 
     Returns:
-        One rate per pair; zero beyond the last update.
+        One rate per pair; of a schedule, zero beyond its end.
     """
-    eta = jnp.repeat(jnp.broadcast_to(cfg.eta, (cfg.eta.size or 1,)) if cfg.eta.ndim == 0 else cfg.eta, cfg.outputs)
-    eta = jnp.broadcast_to(eta[:1], (count,)) if cfg.eta.ndim == 0 else jnp.pad(eta, (0, count - len(eta)))
+    if cfg.eta.ndim:
+        eta = jnp.repeat(cfg.eta, cfg.outputs)
+        eta = jnp.pad(eta, (0, max(count - len(eta), 0)))[:count]
+    else:
+        eta = jnp.broadcast_to(cfg.eta, (count,))
     return eta * cfg.gamma / jnp.sqrt(cfg.nu)
 
 

@@ -22,6 +22,7 @@ Nadakuditi, J. Multivariate Anal. 111 (2012).
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -110,7 +111,11 @@ def outliers(
         1.0
     """
     check_integers(1, max_outliers=max_outliers)
-    fields = _checked(fields, t, dependent)
+    return _outliers(_checked(fields, t, dependent), max_outliers)
+
+
+@eqx.filter_jit
+def _outliers(fields, max_outliers):
     finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(fields)]).all()
     fields = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0.0), fields)
     count = min(max_outliers, fields.coeff.shape[-1])
@@ -233,7 +238,7 @@ def _outlier(fields, roots, index, count, margin):
     """Value and overlaps of one outlier: regula falsi (Illinois), every third step a bisection."""
 
     def narrow(step, state):
-        low, high, at_low, at_high, side, _ = state
+        low, high, at_low, at_high, side, best, least = state
         secant = (low * at_high - high * at_low) / (at_high - at_low)
         guess = jnp.where((step % 3 == 2) | ~jnp.isfinite(secant), (low + high) / 2, secant)
         here = _top(fields, roots, guess, count)[index] - 1
@@ -242,12 +247,14 @@ def _outlier(fields, roots, index, count, margin):
         low, high = jnp.where(below, guess, low), jnp.where(below, high, guess)
         halved = jnp.where(moved == side, 0.5, 1.0)
         at_low, at_high = jnp.where(below, here, at_low * halved), jnp.where(below, at_high * halved, here)
-        return low, high, at_low, at_high, moved, guess
+        nearer = jnp.abs(here) < least
+        best, least = jnp.where(nearer, guess, best), jnp.where(nearer, jnp.abs(here), least)
+        return low, high, at_low, at_high, moved, best, least
 
     zero, one = jnp.zeros_like(margin), jnp.ones_like(margin)
     # Nothing to find where nothing escaped: any finite numbers do, the caller replaces them.
-    start = (zero, one, -one, jnp.where(margin > 0, margin, one), 0, one)
-    fraction = jax.lax.fori_loop(0, _ITERATIONS, narrow, start)[-1]
+    start = (zero, one, -one, jnp.where(margin > 0, margin, one), 0, one, jnp.full_like(margin, jnp.inf))
+    fraction = jax.lax.fori_loop(0, _ITERATIONS, narrow, start)[5]
     around = _bath_at(fields, fraction)
     z, (_, vectors) = _spread(fields, roots, around)
     k = fields.coeff.shape[0]

@@ -172,9 +172,9 @@ def test_a_schedule_of_equal_rates_is_the_rate_and_zero_momentum_none():
 
 def test_momentum_and_several_outputs_against_descent_on_raw_parameters():
     """Population training of one finite network; the theory is its limit."""
-    nu, depth, channels, mu, eta, gamma0, sigma2, dim, steps = 1.0, 2, 2, 0.5, 0.04, 3.0, 0.5, 1200, 8
+    nu, depth, channels, mu, eta, gamma0, sigma2, dim, steps = 1.0, 2, 2, 0.5, 0.04, 3.0, 0.5, 600, 8
     cfg = LinearConfig(depth, nu, None, gamma0, eta, sigma2, outputs=channels, momentum=mu)
-    solution = solve_linear(cfg, steps)
+    solution = solve_linear(cfg, steps + 1)
     rng, n = np.random.default_rng(0), int(nu * dim)
     gamma = gamma0 * np.sqrt(nu)
     beta = np.linalg.qr(rng.normal(size=(dim, channels)))[0] * np.sqrt(dim)
@@ -191,13 +191,10 @@ def test_momentum_and_several_outputs_against_descent_on_raw_parameters():
         grads = [scale * up.T @ error, scale * w.T @ (error @ w1.T), scale * error @ w1.T @ w2.T]
         velocity = [mu * v + eta * gamma**2 * dim * g for v, g in zip(velocity, grads, strict=True)]
         params = [p + v for p, v in zip(params, velocity, strict=True)]
-    np.testing.assert_allclose(losses, solution.test, rtol=0.05)
+    np.testing.assert_allclose(losses, solution.test[:-1], rtol=0.1)
     for fields, w in zip(solution.layers, (params[0] / np.sqrt(dim), params[1] / np.sqrt(n)), strict=True):
-        theory = outliers(fields, steps + 0, 2).values
-        simulated = np.linalg.svd(w - 0.0, compute_uv=False)[:2]
-        assert np.isfinite(np.asarray(theory)).all()
-        # The simulation has made one update more than the losses show at the end.
-        assert np.all(np.abs(simulated / np.asarray(theory) - 1) < 0.2)
+        theory = np.asarray(outliers(fields, None, 2).values)
+        np.testing.assert_allclose(np.linalg.svd(w, compute_uv=False)[:2], theory, rtol=0.05)
 
 
 def test_divergence_is_data_and_earlier_spectra_stand():
@@ -264,5 +261,5 @@ def test_bad_calls_are_named():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(TypeError, match="depth is 1.5"):
-        LinearConfig(1.5, 1.0, 2.0, 1.0, 0.1)
+    with pytest.raises(TypeError, match="depth is True"):
+        LinearConfig(True, 1.0, 2.0, 1.0, 0.1)
