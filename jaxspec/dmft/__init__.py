@@ -4,6 +4,7 @@ from jaxspec.dmft.algebra import GaussianMatrix, Link, Space, connect
 from jaxspec.dmft.bulk import generalized_mp, marchenko_pastur
 from jaxspec.dmft.fields import SpikeFields
 from jaxspec.dmft.linear import LinearConfig, LinearSolution, solve_linear
+from jaxspec.dmft.nonlinear import NonlinearSolution, solve_nonlinear
 from jaxspec.dmft.outliers import Outliers, escape_margin, escape_time, outliers, resolvent
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "LinearConfig",
     "LinearSolution",
     "Link",
+    "NonlinearSolution",
     "Outliers",
     "Space",
     "SpikeFields",
@@ -22,4 +24,5 @@ __all__ = [
     "outliers",
     "resolvent",
     "solve_linear",
+    "solve_nonlinear",
 ]
