@@ -64,8 +64,8 @@ class NonlinearSolution(NamedTuple):
 
 def solve_nonlinear(
     key: Key[Array, ""],
-    kx: Float[Array, "P P"],
-    y: Float[Array, "P"],
+    kx: Float[Array, "P Q"],
+    y: Float[Array, "n"],
     *,
     depth: int,
     eta: Number,

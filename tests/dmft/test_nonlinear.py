@@ -1,0 +1,186 @@
+"""Infinitely wide nonlinear networks against the specification's oracles and the symmetries of the problem."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxspec.dmft import outliers, solve_nonlinear
+
+KX, Y = jnp.array([[1.0, 0.5], [0.5, 1.0]]), jnp.array([1.0, -1.0])
+SHOWN = np.array([1, 2, 4, 8, 12])
+
+
+def identity(h):
+    return h
+
+
+def relu(h):
+    return jnp.maximum(h, 0.0)
+
+
+def solve(key=0, kx=KX, y=Y, **options):
+    defaults = {"depth": 2, "eta": 0.3, "gamma0": 1.5, "steps": 12, "sigma_w": 0.7, "activation": identity}
+    return solve_nonlinear(jax.random.key(key), kx, y, **(defaults | {"num_sites": 80} | options))
+
+
+@pytest.fixture(scope="module")
+def linear():
+    with jax.enable_x64(True):
+        return solve()
+
+
+@pytest.fixture(scope="module")
+def tanh():
+    with jax.enable_x64(True):
+        options = {"eta": 0.4, "gamma0": 2.0, "sigma_w": 0.8, "activation": jnp.tanh, "num_sites": 4000}
+        return [solve(key, **options) for key in range(2)], solve(0, y=-Y, **options)
+
+
+@pytest.mark.parametrize(
+    ("depth", "gamma0", "f", "phi", "g", "top"),
+    [
+        (1, 1.5, [0.073500, 0.148239, 0.335531, 0.793760, 0.974711], 1.105123, 2.950494, []),
+        (2, 1.5, [0.054023, 0.115188, 0.336903, 0.997806, 1.000000], 1.369379, 4.757215, [1.630342]),
+        (3, 2.0, [0.035295, 0.084613, 0.462656, 0.726560, 0.665006], 1.348989, 5.043009, [1.468662, 1.468662]),
+    ],
+)
+def test_linear_activation_has_the_oracles_of_the_specification(linear, depth, gamma0, f, phi, g, top):
+    found = linear if depth == 2 else solve(depth=depth, gamma0=gamma0)
+    np.testing.assert_allclose(found.f[SHOWN, 0], f, atol=1.1e-6)
+    np.testing.assert_allclose([found.Phi[-1, 12, 0, 12, 0], found.G[0, 12, 0, 12, 0]], [phi, g], atol=1.1e-6)
+    np.testing.assert_allclose([outliers(w, None, 1).values[0] for w in found.layers], top, atol=1.1e-6)
+    np.testing.assert_allclose(found.f[:, 0], -found.f[:, 1], atol=1e-10)
+
+
+def test_linear_activation_needs_no_sampling(linear):
+    other = solve(key=5, num_sites=120)
+    for name in ("f", "Phi", "G", "A", "B", "ntk"):
+        exact = getattr(linear, name)
+        np.testing.assert_allclose(getattr(other, name), exact, atol=1e-12 * float(jnp.max(jnp.abs(exact))))
+
+    flipped = solve(key=5, num_sites=120, y=-Y)
+    np.testing.assert_allclose(flipped.f, -other.f, atol=1e-12)
+
+
+def test_first_update_of_one_hidden_layer_has_a_closed_form():
+    found = solve(depth=1, steps=1)
+    assert found.f[1, 0] == pytest.approx(0.3 * 0.49 * 0.5, rel=1e-12)
+    np.testing.assert_array_equal(found.f[0], 0)
+
+
+def test_tanh_has_the_oracles_of_the_specification(tanh):
+    runs, _ = tanh
+    f = np.mean([run.f[SHOWN, 0] for run in runs], axis=0)
+    # Three of the specification's standard deviations (S = 6000), and the error of its last digit.
+    np.testing.assert_allclose(f, [0.04987, 0.10788, 0.2965, 0.7416, 0.9343], atol=0.0025)
+    phi, g = (np.mean([getattr(run, n)[layer, 12, 0, 12, 0] for run in runs]) for n, layer in (("Phi", -1), ("G", 0)))
+    np.testing.assert_allclose([phi, g], [0.582, 0.212], atol=0.007)
+    top = np.mean([outliers(run.layers[0], None, 1).values[0] for run in runs])
+    assert abs(top - 2.161) < 0.007
+
+
+def test_kernels_are_symmetric_positive_and_start_from_zero_output(tanh):
+    for run in tanh[0]:
+        np.testing.assert_array_equal(run.f[0], 0)
+        for kernels in (run.Phi, run.G):
+            rows = np.asarray(kernels).reshape(2, 26, 26)
+            np.testing.assert_allclose(rows, rows.swapaxes(1, 2), atol=1e-13)
+            assert np.linalg.eigvalsh(rows).min() > -1e-12
+        assert np.linalg.eigvalsh(np.asarray(run.ntk)).min() > 0
+    time = np.arange(26) // 2
+    a, b = np.asarray(tanh[0][0].A).reshape(26, 26), np.asarray(tanh[0][0].B).reshape(26, 26)
+    assert np.all(a[time[:, None] <= time] == 0)  # the forward pass comes first
+    assert np.all(b[time[:, None] < time] == 0)
+    assert np.any(np.diag(b) != 0)  # the response within a step
+
+
+def test_negated_and_permuted_targets_within_sampling_error(tanh):
+    runs, negated = tanh
+    np.testing.assert_allclose(negated.f, -runs[0].f, atol=0.004)
+    np.testing.assert_allclose(runs[0].f[:, 0], -runs[0].f[:, 1], atol=0.004)
+
+
+def test_stein_agrees_with_tangents(tanh):
+    found = solve(0, eta=0.4, gamma0=2.0, sigma_w=0.8, activation=jnp.tanh, num_sites=16000, response="stein")
+    np.testing.assert_allclose(found.f, tanh[0][0].f, atol=0.006)
+    assert abs(outliers(found.layers[0], None, 1).values[0] - 2.161) < 0.1
+
+
+def test_a_full_mask_is_no_mask_and_batches_are_causal(linear):
+    full = solve(batch_mask=jnp.ones((13, 2)))
+    np.testing.assert_allclose(full.f, linear.f, rtol=1e-12)
+    alternating = solve(batch_mask=jnp.ones((12, 2)).at[6:, 1].set(0.0))
+    np.testing.assert_allclose(alternating.f[:7], linear.f[:7], rtol=1e-12)
+    assert abs(alternating.f[7, 0] - linear.f[7, 0]) > 1e-3
+    # A batch of one point at depth 1: f_m(1) = eta s2 kx_mn y_n (by hand from the first update).
+    single = solve(depth=1, batch_mask=jnp.ones((12, 2)).at[0, 1].set(0.0))
+    np.testing.assert_allclose(single.f[1], 0.3 * 0.49 * 2 * np.array([1.0, 0.5]), rtol=1e-12)
+
+
+def test_relu_runs_by_stein_only():
+    options = {"activation": relu, "steps": 3, "num_sites": 2000, "sigma_w": 1.4}
+    found = solve(response="stein", **options)
+    assert np.isfinite(np.asarray(found.f)).all()
+    assert found.f[3, 0] > found.f[1, 0] > 0
+    with pytest.raises(ValueError, match="response='stein'"):
+        solve(**options)
+
+
+def test_zero_targets_stay_and_duplicate_points_move_together():
+    still = solve(y=0 * Y)
+    np.testing.assert_array_equal(still.f, 0)
+    found = outliers(still.layers[0], None, 1)
+    assert np.isnan(found.values[0])
+    assert found.margin[0] == -1
+    twins = solve(kx=jnp.ones((2, 2)), y=jnp.ones(2))
+    np.testing.assert_allclose(twins.f[:, 0], twins.f[:, 1], atol=1e-9)
+    assert twins.f[12, 0] > 0.5
+
+
+def test_divergence_is_data():
+    found = solve(eta=500.0)
+    assert not np.isfinite(np.asarray(found.f)).all()
+    assert np.isnan(outliers(found.layers[0], None, 1).values[0])
+
+
+def test_several_devices_give_the_same_kernels(run_python):
+    snippet = """
+import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_enable_x64", True)
+from jaxspec.dmft import solve_nonlinear
+mesh = jax.make_mesh((8,), ("sites",), axis_types=(jax.sharding.AxisType.Auto,))
+kx, y = jnp.array([[1.0, 0.5], [0.5, 1.0]]), jnp.array([1.0, -1.0])
+for response in ("tangent", "stein"):
+    options = dict(depth=2, eta=0.4, gamma0=2.0, steps=3, sigma_w=0.8, num_sites=160, response=response)
+    whole = solve_nonlinear(jax.random.key(0), kx, y, **options)
+    divided = solve_nonlinear(jax.random.key(0), kx, y, mesh=mesh, **options)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(divided)):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-11)
+print("finished")
+"""
+    assert run_python(snippet, devices=8, timeout=240.0).stdout.strip() == "finished"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 0}, "depth is 0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"eta": -1.0}, "eta is -1"),
+        ({"gamma0": 0.0}, "gamma0 is 0"),
+        ({"sigma_w": 0.0}, "sigma_w is 0"),
+        ({"num_sites": 1}, "num_sites is 1"),
+        ({"num_sites": 53}, "num_sites is 53; matched moments"),
+        ({"response": "exact"}, "response is 'exact'"),
+        ({"y": jnp.ones(3)}, "kx has shape"),
+        ({"kx": jnp.array([[1.0, 0.5], [0.4, 1.0]])}, "kx is not symmetric"),
+        ({"kx": jnp.array([[1.0, 2.0], [2.0, 1.0]])}, "kx has the eigenvalue -1"),
+        ({"kx": jnp.array([[1.0, jnp.nan], [jnp.nan, 1.0]])}, "not finite"),
+        ({"batch_mask": jnp.ones((5, 2))}, "batch_mask has shape"),
+        ({"batch_mask": jnp.ones((12, 2)).at[3].set(0.0)}, "batch_mask has an update"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        solve(**change)
