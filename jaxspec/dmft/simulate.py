@@ -1,0 +1,277 @@
+"""Finite networks matched to the theory, trained by gradient descent on their raw parameters, vmapped over keys."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxspec.dmft.bulk import Number
+from jaxspec.dmft.checks import check_integers, check_numbers
+from jaxspec.dmft.linear import LinearConfig
+from jaxspec.linalg import operator_top_svd
+
+_MODE_SWEEPS = 12
+
+
+class Simulation(NamedTuple):
+    """One finite run.
+
+    Attributes:
+        train: loss on the training set (one-pass SGD: on the fresh batch), (steps + 1,); population: equal to ``test``.
+        test: population loss of a linear network, (steps + 1,); of a nonlinear one the training loss.
+        singular_values: of the hidden matrices with their forward normalisation, at the recorded times, (recorded,
+            matrices, top).
+        ntk_top: largest eigenvalue of the tangent kernel over P, at the recorded times, (recorded,).
+        f: outputs of a nonlinear network on its points, (steps + 1, P); None for a linear one.
+    """
+
+    train: Float[Array, "times"]
+    test: Float[Array, "times"]
+    singular_values: Float[Array, "recorded matrices top"]
+    ntk_top: Float[Array, "recorded"]
+    f: Float[Array, "times P"] | None = None
+
+
+def simulate_linear(
+    key: Key[Array, ""],
+    cfg: LinearConfig,
+    dimension: int,
+    steps: int,
+    record: tuple[int, ...] = (),
+    *,
+    top: int = 2,
+    ntk: bool = False,
+    sweeps: int = 20,
+) -> Simulation:
+    """Train a linear network of ``dimension`` inputs, width ``nu * dimension``, on ``alpha * dimension`` samples.
+
+    Args:
+        key: of weights, data and noise; vmap over it.
+        cfg: the network, with known numbers.
+        dimension: static; D.
+        steps: static; number of updates.
+        record: static; increasing numbers of updates after which spectra are taken.
+        top: static; singular values of each matrix.
+        ntk: static; whether the leading mode of the tangent kernel is computed too (else NaN).
+        sweeps: static; of the subspace iteration. Values inside the bulk are lower bounds.
+
+    Returns:
+        `Simulation`.
+
+    Raises:
+        ValueError: arguments out of range, or several outputs with ``target_gram``.
+    """
+    check_integers(1, dimension=dimension, steps=steps, top=top, sweeps=sweeps)
+    _check_record(record, steps)
+    if cfg.target_gram is not None:
+        raise ValueError("target_gram is given; expected orthonormal targets, None")
+    width = round(float(cfg.nu) * dimension)
+    ratio = cfg.alpha if cfg.batch_ratio is None else cfg.batch_ratio
+    samples = None if ratio is None else round(float(ratio) * dimension)
+    numbers = jax.tree.map(lambda x: jnp.asarray(x, float), cfg)
+    return _linear(key, numbers, (dimension, width, samples), steps, tuple(record), top, ntk, sweeps)
+
+
+@eqx.filter_jit
+def _linear(key, cfg, sizes, steps, record, top, ntk, sweeps):
+    dimension, width, samples = sizes
+    weights, targets, data = jax.random.split(key, 3)
+    shapes = [(width, dimension), *[(width, width)] * (cfg.depth - 1), (cfg.outputs, width)]
+    keys = jax.random.split(weights, len(shapes))
+    scale = jnp.sqrt(cfg.sigma2)
+    params = [scale * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
+    beta = _orthonormal(jax.random.normal(targets, (cfg.outputs, dimension)))
+    norms = [jnp.sqrt(w.shape[1]) for w in params[:-1]]
+
+    def predictor(params):
+        row = params[-1]
+        for w, norm in zip(params[-2::-1], norms[::-1], strict=True):
+            row = row @ (w / norm)
+        return row / (cfg.gamma * jnp.sqrt(width))
+
+    def batch(t):
+        own = jax.random.fold_in(data, 0 if cfg.batch_ratio is None else t)
+        x, noise = jax.random.split(own)
+        x = jax.random.normal(x, (samples, dimension)) / jnp.sqrt(dimension)
+        return x, x @ beta.T * jnp.sqrt(dimension) + cfg.noise * jax.random.normal(noise, (samples, cfg.outputs))
+
+    def test(params):
+        return jnp.sum((beta - predictor(params)) ** 2) / 2 + cfg.outputs * cfg.noise**2 / 2
+
+    fixed = batch(0) if samples is not None and cfg.batch_ratio is None else None
+
+    def train(params, t):
+        if samples is None:
+            return test(params)
+        x, y = batch(t) if fixed is None else fixed
+        return jnp.sum((y - x @ predictor(params).T * jnp.sqrt(dimension)) ** 2) / (2 * samples)
+
+    def outputs(params):
+        v = predictor(params)
+        return v if fixed is None else fixed[0] @ v.T * jnp.sqrt(dimension)
+
+    rates = jnp.broadcast_to(cfg.eta, (steps,)) * cfg.gamma**2 * dimension
+
+    def update(state, t):
+        params, velocity = state
+        loss, grads = jax.value_and_grad(train)(params, t)
+        losses = loss, test(params)
+        velocity = jax.tree.map(lambda u, g: cfg.momentum * u - rates[jnp.minimum(t, steps - 1)] * g, velocity, grads)
+        return (jax.tree.map(jnp.add, params, velocity), velocity), losses
+
+    def spectra(params):
+        mode = _kernel_mode(outputs, params, 1 if fixed is None else samples) * cfg.gamma**2 * dimension
+        matrices = [w / norm for w, norm in zip(params[:-1], norms, strict=True)]
+        return _top(matrices, top, sweeps), mode if ntk else jnp.nan
+
+    start = params, jax.tree.map(jnp.zeros_like, params)
+    (params, _), losses, values, modes = _record(update, start, spectra, steps, record)
+    last = train(params, steps), test(params)
+    losses = [jnp.append(a, b) for a, b in zip(losses, last, strict=True)]
+    return Simulation(*losses, values, modes)
+
+
+def simulate_mlp(
+    key: Key[Array, ""],
+    x: Float[Array, "P D"],
+    y: Float[Array, "n"],
+    *,
+    width: int,
+    depth: int,
+    eta: Number,
+    gamma0: Number,
+    steps: int,
+    activation: Callable[[Array], Array] = jnp.tanh,
+    sigma_w: Number = 1.0,
+    record: tuple[int, ...] = (),
+    top: int = 2,
+    sweeps: int = 20,
+) -> Simulation:
+    """Train a network of finite width in the muP scaling of `jaxspec.dmft.solve_nonlinear` on P points.
+
+    Args:
+        key: of the weights; vmap over it.
+        x: points; the theory sees them through ``x x^T / D`` alone.
+        y: targets.
+        width: static; N.
+        depth: static; hidden layers.
+        eta: learning rate.
+        gamma0: feature-learning strength.
+        steps: static; number of updates.
+        activation: static; elementwise.
+        sigma_w: standard deviation of the raw weights.
+        record: static; increasing numbers of updates after which spectra are taken.
+        top: static; singular values of each hidden matrix.
+        sweeps: static; of the subspace iteration.
+
+    Returns:
+        `Simulation`.
+
+    Raises:
+        ValueError: arguments out of range or shapes that do not fit.
+    """
+    check_integers(1, width=width, depth=depth, steps=steps, top=top, sweeps=sweeps)
+    check_numbers(0, closed=False, eta=eta, gamma0=gamma0, sigma_w=sigma_w)
+    if len(x) != len(y):
+        raise ValueError(f"x has shape {x.shape} and y {y.shape}; expected (P, D) and (P,)")
+    _check_record(record, steps)
+    numbers = [jnp.asarray(a, float) for a in (x, y, eta, gamma0, sigma_w)]
+    return _mlp(key, numbers, width, depth, steps, activation, tuple(record), top, sweeps)
+
+
+@eqx.filter_jit
+def _mlp(key, numbers, width, depth, steps, activation, record, top, sweeps):
+    x, y, eta, gamma0, sigma_w = numbers
+    points, dimension = x.shape
+    shapes = [(width, dimension), *[(width, width)] * (depth - 1), (width,)]
+    keys = jax.random.split(key, len(shapes))
+    params = [sigma_w * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
+
+    def outputs(params):
+        signal = x.T
+        for w in params[:-1]:
+            signal = activation(w @ signal / jnp.sqrt(w.shape[1]))
+        return params[-1] @ signal / (gamma0 * width)
+
+    def loss(params):
+        f = outputs(params)
+        return jnp.sum((y - f) ** 2) / (2 * points), f
+
+    def update(params, _):
+        (value, f), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - eta * gamma0**2 * width * g, params, grads), (value, f)
+
+    def spectra(params):
+        mode = _kernel_mode(outputs, params, points) * gamma0**2 * width
+        return _top([w / jnp.sqrt(width) for w in params[1:-1]], top, sweeps), mode
+
+    params, (values, f), tops, modes = _record(update, params, spectra, steps, record)
+    value, last = loss(params)
+    values = jnp.append(values, value)
+    return Simulation(values, values, tops, modes, jnp.concatenate([f, last[None]]))
+
+
+def _record(update: Callable, state: Any, spectra: Callable, steps: int, record: tuple[int, ...]):
+    """Updates with spectra after the recorded numbers of them; one compiled loop."""
+    wanted = jnp.zeros(steps + 1, bool).at[jnp.array(record, int)].set(True) if record else jnp.zeros(steps + 1, bool)
+
+    def params_of(state):  # with or without a velocity beside them
+        return state[0] if isinstance(state, tuple) else state
+
+    blank = jax.tree.map(lambda a: jnp.full(a.shape, jnp.nan, a.dtype), jax.eval_shape(spectra, params_of(state)))
+
+    def measure(state, t):
+        # A batch of keys still takes one branch: t is the same for all.
+        return jax.lax.cond(wanted[t], spectra, lambda _: blank, params_of(state)) if record else blank
+
+    def step(state, t):
+        seen = measure(state, t)
+        state, losses = update(state, t)
+        return state, (losses, seen)
+
+    state, (losses, seen) = jax.lax.scan(step, state, jnp.arange(steps))
+    seen = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), seen, measure(state, steps))
+    values, modes = jax.tree.map(lambda a: a[jnp.array(record, int)], seen)
+    return state, losses, values, modes
+
+
+def _orthonormal(rows):
+    """Orthonormal rows with the law of the Haar measure, by the Gram matrix's inverse triangle."""
+    root = jnp.linalg.cholesky(rows @ rows.T)
+    return jax.scipy.linalg.solve_triangular(root, rows, lower=True)
+
+
+def _top(matrices, top, sweeps):
+    """Leading singular values, one matrix after the other."""
+    values = []
+    for w in matrices:
+        rank = min(top, *w.shape)
+        products = (lambda v, w=w: w @ v), (lambda q, w=w: w.T @ q)
+        s = operator_top_svd(*products, w.shape, rank, sweeps=sweeps, dtype=w.dtype).s
+        values.append(jnp.pad(s, (0, top - rank), constant_values=jnp.nan))
+    return jnp.stack(values) if values else jnp.zeros((0, top))
+
+
+def _kernel_mode(outputs, params, samples):
+    """Largest eigenvalue of ``J J^T / samples`` by power iteration with products of the Jacobian."""
+    f, pull = jax.vjp(outputs, params)
+
+    def multiply(_, state):
+        vector, _ = state
+        image = jax.jvp(outputs, (params,), pull(vector))[1] / samples
+        norm = jnp.sqrt(jnp.sum(image**2))
+        return image / jnp.where(norm > 0, norm, 1.0), norm
+
+    start = jax.random.normal(jax.random.key(0), f.shape)
+    start = start / jnp.sqrt(jnp.sum(start**2))
+    return jax.lax.fori_loop(0, _MODE_SWEEPS * 4, multiply, (start, jnp.zeros(())))[1]
+
+
+def _check_record(record, steps):
+    for time in record:
+        check_integers(0, record=time)
+    if any(b <= a for a, b in zip(record, record[1:], strict=False)) or (record and record[-1] > steps):
+        raise ValueError(f"record is {record}; expected increasing numbers of updates, at most steps = {steps}")

@@ -1,0 +1,73 @@
+"""Finite networks against the theory, which is their limit: two independent derivations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxspec.dmft import LinearConfig, outliers, simulate_linear, simulate_mlp, solve_linear, solve_nonlinear
+
+
+def test_a_linear_network_follows_the_theory():
+    cfg = LinearConfig(2, 1.0, 3.0, 3.0, 0.1, 0.5, 0.2, momentum=0.3, outputs=2)
+    theory = solve_linear(cfg, 10, ntk_times=(10,))
+    keys = jax.random.split(jax.random.key(0), 4)
+
+    def run(key):
+        return simulate_linear(key, cfg, 200, 10, (0, 10), ntk=True)
+
+    found = jax.jit(jax.vmap(run))(keys)
+    np.testing.assert_allclose(np.mean(found.test, axis=0), theory.test, rtol=0.06)
+    np.testing.assert_allclose(np.mean(found.train, axis=0), theory.train, rtol=0.06)
+    for layer, fields in enumerate(theory.layers):
+        values = outliers(fields, None, 2).values
+        np.testing.assert_allclose(np.mean(found.singular_values[:, 1, layer], axis=0), values, rtol=0.04)
+    np.testing.assert_allclose(np.mean(found.ntk_top[:, 1]), theory.ntk_top[0], rtol=0.06)
+
+
+def test_one_pass_and_population_runs_follow_the_theory():
+    for options in ({"batch_ratio": 1.0}, {}):
+        cfg = LinearConfig(1, 1.0, None, 3.0, 0.08, 0.5, 0.2, **options)
+        theory = solve_linear(cfg, 10)
+        found = jax.jit(jax.vmap(lambda key, cfg=cfg: simulate_linear(key, cfg, 200, 10)))(
+            jax.random.split(jax.random.key(1), 6)
+        )
+        np.testing.assert_allclose(np.mean(found.test, axis=0), theory.test, rtol=0.08)
+        if theory.train is None:
+            np.testing.assert_array_equal(found.train, found.test)
+        else:
+            np.testing.assert_allclose(np.mean(found.train, axis=0), theory.train, rtol=0.12)
+
+
+def test_an_mlp_follows_the_theory():
+    x, y = jax.random.normal(jax.random.key(3), (3, 8)), jnp.array([1.0, -1.0, 1.0])
+    options = {"depth": 2, "eta": 0.5, "gamma0": 2.0, "steps": 8, "sigma_w": 0.8}
+    theory = solve_nonlinear(jax.random.key(0), x @ x.T / 8, y, num_sites=2000, **options)
+
+    def run(key):
+        return simulate_mlp(key, x, y, width=300, record=(8,), top=1, **options)
+
+    found = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(4), 6))
+    np.testing.assert_allclose(np.mean(found.f, axis=0), theory.f, atol=0.06)
+    np.testing.assert_allclose(found.test[:, -1], np.mean((y - found.f[:, -1]) ** 2, axis=1) / 2, rtol=1e-6)
+    values = outliers(theory.layers[0], None, 1).values
+    np.testing.assert_allclose(np.mean(found.singular_values[:, 0, 0]), values[0], rtol=0.03)
+    top = np.linalg.eigvalsh(theory.ntk[-1] / 3)[-1]
+    np.testing.assert_allclose(np.mean(found.ntk_top), top, rtol=0.06)
+
+
+def test_bad_input_is_named():
+    cfg, x = LinearConfig(1, 1.0, None, 1.0, 0.1), jnp.ones((2, 3))
+    mlp = {"width": 4, "depth": 1, "eta": 0.1, "gamma0": 1.0, "steps": 2}
+    key = jax.random.key(0)
+    for call, message in [
+        (lambda: simulate_linear(key, cfg, 0, 3), "dimension is 0"),
+        (lambda: simulate_linear(key, cfg, 5, 3, (2, 1)), "record is"),
+        (lambda: simulate_linear(key, cfg, 5, 3, (4,)), "record is"),
+        (lambda: simulate_linear(key, LinearConfig(1, 1.0, None, 1.0, 0.1, target_gram=jnp.eye(1)), 5, 3), "target"),
+        (lambda: simulate_mlp(key, x, jnp.ones(3), **mlp), "x has shape"),
+        (lambda: simulate_mlp(key, x, jnp.ones(2), **(mlp | {"eta": 0.0})), "eta is 0"),
+        (lambda: simulate_mlp(key, x, jnp.ones(2), **(mlp | {"width": 0})), "width is 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
