@@ -19,11 +19,12 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxspec.dmft.algebra import GaussianMatrix, Link, Space, connect
 from jaxspec.dmft.bulk import Number
-from jaxspec.dmft.checks import check_choice, check_integers, check_numbers
+from jaxspec.dmft.checks import check_choice, check_integers, check_numbers, traced
 from jaxspec.dmft.fields import SpikeFields
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -73,7 +74,7 @@ class LinearConfig(eqx.Module):
         positive = {"nu": self.nu, "gamma0": self.gamma0, "eta": self.eta, "sigma2": self.sigma2}
         check_numbers(0, closed=False, **positive, **given)
         check_numbers(0, closed=True, noise=self.noise, momentum=self.momentum)
-        if not isinstance(self.momentum, jax.core.Tracer) and not jnp.all(jnp.asarray(self.momentum) < 1):
+        if not traced(self.momentum) and np.any(np.asarray(self.momentum) >= 1):
             raise ValueError(f"momentum is {self.momentum}; expected 0 <= momentum < 1")
         if len(given) == 2:
             raise ValueError("alpha and batch_ratio are both given; expected alpha=None for one-pass SGD")

@@ -118,10 +118,11 @@ def solve_nonlinear(
     check_integers(1, depth=depth, steps=steps)
     check_numbers(0, closed=False, eta=eta, gamma0=gamma0, sigma_w=sigma_w)
     check_choice("response", response, ("tangent", "stein"))
-    _check_points(kx, y)
+    with jax.ensure_compile_time_eval():  # known numbers are checked inside a jit too
+        _check_points(kx, y)
+        if response == "tangent":
+            _check_curvature(activation)
     _check_sites(num_sites, 2 * (steps + 1) * len(y) + 1, mesh, axis)
-    if response == "tangent":
-        _check_curvature(activation)
     if batch_mask is None:
         batch_mask = jnp.ones((steps, len(y)))
     if batch_mask.shape not in ((steps, len(y)), (steps + 1, len(y))):

@@ -1,0 +1,116 @@
+"""Outliers agree across widths in the muP parameterisation and do not in the NTK one."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.dmft_spectral_dynamics._theory import PAPER, SPEC, single, spread, trajectory
+from experiments.runner.contract import Claim, Progress
+from experiments.runner.style import COLORS, subplots
+from jaxspec.dmft import LinearConfig, simulate_linear, solve_linear
+
+PARAMS = ("mup", "ntk")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the runs: one hidden layer."""
+
+    seed: int = 411
+    nu: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)  # width over inputs
+    alpha: float = 3.0
+    gamma0: float = 2.0
+    sigma2: float = 0.5
+    eta: float = 0.12
+    steps: int = 30
+    dimension: int = 150  # of the networks
+    seeds: int = 10
+
+
+PRESETS = {"quick": Config(), "full": Config(dimension=1000)}
+
+
+class Result(NamedTuple):
+    """What was measured, first axis: muP, NTK; second: widths.
+
+    Attributes:
+        nu: widths over inputs, shape (W,).
+        theory: largest singular value of W_1 / sqrt N after 1, 2, ... updates, shape (2, W, steps).
+        margin: escape margin at the end, shape (2, W).
+        simulated: the largest singular value of networks at the end, shape (2, W, seeds).
+    """
+
+    nu: Any
+    theory: Any
+    margin: Any
+    simulated: Any
+
+
+def run(config: Config, progress: Progress) -> Result:
+    """Compute only."""
+    theory, margins, simulated = [], [], []
+    times = np.arange(1, config.steps + 1)
+    for index, param in enumerate(PARAMS):
+
+        def predict(nu, param=param):
+            cfg = LinearConfig(1, nu, config.alpha, config.gamma0, config.eta, config.sigma2, param=param)
+            values, margin = trajectory(solve_linear(cfg, config.steps).layers[0], jnp.asarray(times))
+            return values / jnp.sqrt(nu), margin[-1]
+
+        with progress.stage(f"theory, {param}"), jax.enable_x64(True):
+            values, margin = jax.jit(lambda nu, f=predict: jax.lax.map(f, nu))(jnp.array(config.nu))
+            theory.append(np.asarray(values))
+            margins.append(np.asarray(margin))
+        with progress.stage(f"networks, {param}", total=len(config.nu)):
+            simulated.append([_networks(config, param, nu, index, progress) for nu in config.nu])
+    return Result(np.array(config.nu), np.stack(theory), np.stack(margins), np.array(simulated))
+
+
+def _networks(config, param, nu, index, progress):
+    cfg = LinearConfig(1, nu, config.alpha, config.gamma0, config.eta, config.sigma2, param=param)
+    keys = jax.random.split(jax.random.key(config.seed + index), config.seeds)
+    found = single(
+        lambda key: simulate_linear(key, cfg, config.dimension, config.steps, (config.steps,), top=1), keys
+    )
+    progress.advance()
+    return found.singular_values[:, 0, 0, 0] / np.sqrt(nu)
+
+
+def claims(result: Result) -> list[Claim]:
+    """What the paper and the specification say."""
+    final = result.theory[..., -1]
+    error = np.abs(result.simulated.mean(axis=-1) / final - 1)
+    return [
+        Claim.at_most(
+            "muP outliers agree across widths", f"{PAPER}; {SPEC}", spread(final[0]), 0.07, quantity="spread at the end"
+        ),
+        Claim.at_least(
+            "NTK-parameterised outliers do not", f"{PAPER}; {SPEC}", spread(final[1]), 0.35, quantity="spread at the end"
+        ),
+        Claim.at_most(
+            "Networks of both parameterisations agree with the theory",
+            SPEC,
+            error[result.margin > 0.3],
+            0.02,
+            quantity="|theory - mean of networks| / theory, margin above 0.3",
+        ),
+    ]
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Outliers over time."""
+    figure, axes = subplots(1, 2, size=(4.2, 3.4), sharey=True)
+    times = np.arange(1, result.theory.shape[-1] + 1)
+    for i, ax in enumerate(axes[0]):
+        for j, nu in enumerate(result.nu):
+            ax.plot(times, result.theory[i, j], color=COLORS[j % 7], label=f"N/D = {nu:g}")
+            found = result.simulated[i, j]
+            error = found.std(ddof=1) / np.sqrt(len(found)) if len(found) > 1 else None
+            ax.errorbar(times[-1:], [found.mean()], None if error is None else [error], fmt="o", color=COLORS[j % 7])
+        ax.set(xlabel="updates", ylabel="largest singular value of W1 / sqrt N", title=("muP", "NTK")[i])
+    axes[0, 0].legend()
+    return {"Outliers at several widths (dots: networks at the end)": figure}
