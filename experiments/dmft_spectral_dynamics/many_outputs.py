@@ -29,7 +29,7 @@ class Config:
     outputs: tuple[float, ...] = (1, 3, 30, 300)  # both layers trained, width 600
     width: int = 600
     steps: int = 30
-    points: int = 400  # of the predicted densities
+    points: int = 250  # of the predicted densities
 
 
 PRESETS = {
@@ -127,7 +127,7 @@ def _frozen(config, index, progress):
             bulk = extensive_frozen(cfg, time)
             edge = float(bulk.edge)
             grid = jnp.linspace(1e-4, edge, config.points)
-            density = np.asarray(_law(grid, bulk.population, bulk.weights, nu))
+            density = np.asarray(generalized_mp(grid, bulk.population, bulk.weights, nu)[0])
         mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
         law = np.interp(s, grid, mass / mass[-1], left=0, right=1)
         empirical = np.arange(len(s) + 1) / len(s)
@@ -137,11 +137,6 @@ def _frozen(config, index, progress):
     spectrum = np.full(d, np.nan)
     spectrum[: len(s)] = s
     return *np.array(rows).T, np.asarray(grid), density / min(nu, 1.0), spectrum
-
-
-@jax.jit
-def _law(grid, population, weights, nu):
-    return generalized_mp(grid, population, weights, nu)[0]
 
 
 def _train(key, target, width, steps):

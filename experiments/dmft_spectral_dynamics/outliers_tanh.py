@@ -30,23 +30,26 @@ class Config:
     sites: int = 4096
     width: int = 800
     seeds: int = 3  # networks for each draw
+    recorded: tuple[int, ...] = (1, 3, 5, 7, 9, 11, 13)  # updates shown
 
 
-PRESETS = {"quick": Config(), "full": Config(depth=3, points=8, steps=29, sites=32768, width=4096)}
+PRESETS = {"quick": Config(), "full": Config(depth=3, points=8, steps=29, sites=32768, width=4096, recorded=(1, 3, 5, 7, 9, 11, 13, 17, 21, 25, 29))}
 
 
 class Result(NamedTuple):
     """What was measured, for every draw of the data and every hidden matrix.
 
     Attributes:
-        theory: largest singular value after 1, 2, ... updates, shape (draws, matrices, steps).
+        recorded: numbers of updates, shape (T,).
+        theory: largest singular value, NaN inside the bulk, shape (draws, matrices, T).
         independent: the same for spikes independent of the bulk.
         edge: of the bulk.
-        simulated: of networks, after every update, shape (draws, seeds, steps, matrices).
+        simulated: of networks, shape (draws, seeds, T, matrices).
         outputs: theory's outputs at the end, shape (draws, P).
         simulated_outputs: of the networks, shape (draws, seeds, P).
     """
 
+    recorded: Any
     theory: Any
     independent: Any
     edge: Any
@@ -59,7 +62,8 @@ def run(config: Config, progress: Progress) -> Result:
     """Compute only."""
     drawn = [_draw(config, draw, progress) for draw in range(config.draws)]
     theory, independent, simulated, outputs, found = (np.stack(part) for part in zip(*drawn, strict=True))
-    return Result(theory, independent, np.asarray(2 * config.sigma_w), simulated, outputs, found)
+    recorded = np.array(config.recorded)
+    return Result(recorded, theory, independent, np.asarray(2 * config.sigma_w), simulated, outputs, found)
 
 
 def _draw(config, draw, progress):
@@ -73,16 +77,15 @@ def _draw(config, draw, progress):
         solution = solve_nonlinear(
             sites, kx, jnp.asarray(y), sigma_w=config.sigma_w, num_sites=config.sites, **options
         )
-        times = jnp.arange(1, config.steps + 1)
+        times = jnp.array(config.recorded)
         theory = [np.asarray(trajectory(w, times)[0]) for w in solution.layers]
         independent = [np.asarray(trajectory(w, times, dependent=False)[0]) for w in solution.layers]
         outputs = np.asarray(solution.f[-1])
-    record = tuple(range(1, config.steps + 1))
 
     def train(key):
         points, targets = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
         return simulate_mlp(
-            key, points, targets, width=config.width, sigma_w=config.sigma_w, record=record, top=1, **options
+            key, points, targets, width=config.width, sigma_w=config.sigma_w, record=config.recorded, top=1, **options
         )
 
     with progress.stage(f"networks, draw {draw}"):
@@ -122,9 +125,9 @@ def claims(result: Result) -> list[Claim]:
 
 def figures(result: Result) -> dict[str, Figure]:
     """Theory lines over networks, a panel a draw."""
-    draws, matrices, steps = result.theory.shape
+    draws, matrices, _ = result.theory.shape
     figure, axes = subplots(matrices, draws, size=(3.6, 3.2))
-    times = np.arange(1, steps + 1)
+    times = result.recorded
     for draw in range(draws):
         for m in range(matrices):
             ax, found = axes[m, draw], result.simulated[draw, :, :, m]

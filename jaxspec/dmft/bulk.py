@@ -146,6 +146,11 @@ def generalized_mp(
     """
     check_numbers(0, closed=False, aspect=aspect)
     check_numbers(0, closed=True, population=population, weights=weights)
+    return _generalized(sv, population, weights, aspect)
+
+
+@jax.jit
+def _generalized(sv, population, weights, aspect):
     top = jnp.max(population)
     units, shares = population / top, weights * aspect
 

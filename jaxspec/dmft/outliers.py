@@ -33,7 +33,7 @@ from jaxspec.dmft.fields import SpikeFields
 from jaxspec.linalg import eigh
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-_ITERATIONS = 24
+_ITERATIONS = 16
 _LARGEST_RANK = 300
 
 
