@@ -1,10 +1,8 @@
 """What several parts share: trajectories of outliers, and how theory and simulation are compared."""
 
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxspec.dmft import SpikeFields, outliers
@@ -13,19 +11,18 @@ PAPER = "arXiv:2605.07870, abstract"
 SPEC = "specification, section 6"
 
 
-@partial(jax.jit, static_argnames="dependent")
-def trajectory(fields: SpikeFields, times: Any, *, dependent: bool = True) -> tuple[Any, Any]:
+@jax.jit
+def trajectory(fields: SpikeFields, times: Any) -> tuple[Any, Any]:
     """Largest singular value (NaN inside the bulk) and escape margin after each number of updates.
 
     Args:
-        fields: of one matrix.
+        fields: of one matrix (``fields.independent()`` for spikes independent of the bulk).
         times: numbers of updates, (K,).
-        dependent: False for independent spikes.
 
     Returns:
         ``(values, margins)``, each (K,).
     """
-    found = jax.vmap(lambda t: outliers(fields, t, 1, dependent=dependent))(times)
+    found = jax.vmap(lambda t: outliers(fields, t, 1))(times)
     return found.values[:, 0], found.margin[:, 0]
 
 
@@ -59,7 +56,7 @@ def spread(values: Any) -> float:
 
 
 def single(function: Any, keys: Any) -> Any:
-    """``function`` at every key, one after the other, in single precision, as NumPy arrays.
+    """``function`` at every key, in single precision, as NumPy arrays: one call a network, so programs are shared.
 
     Args:
         function: of a key.
@@ -69,9 +66,5 @@ def single(function: Any, keys: Any) -> Any:
         Results with seeds in front.
     """
     with jax.enable_x64(False):
-        return jax.tree.map(np.asarray, jax.jit(lambda k: jax.lax.map(function, k))(keys))
-
-
-def as_numbers(*values: Any) -> tuple[Any, ...]:
-    """Floating arrays in the present precision."""
-    return tuple(jnp.asarray(value, float) for value in values)
+        runs = [jax.tree.map(np.asarray, function(key)) for key in keys]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *runs)

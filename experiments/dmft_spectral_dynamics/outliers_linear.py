@@ -60,7 +60,7 @@ def run(config: Config, progress: Progress) -> Result:
                 value, margin = trajectory(fields, times)
                 theory.append(value)
                 margins.append(margin)
-                independent.append(trajectory(fields, times, dependent=False)[0])
+                independent.append(trajectory(fields.independent(), times)[0])
                 edges.append(np.sqrt(row.sigma2) * (1 + np.sqrt(float(fields.aspect))))
         with progress.stage(f"networks, depth {row.depth}"):
             keys = jax.random.split(jax.random.key(config.seed + index), config.seeds)

@@ -33,7 +33,12 @@ class Config:
     recorded: tuple[int, ...] = (1, 3, 5, 7, 9, 11, 13)  # updates shown
 
 
-PRESETS = {"quick": Config(), "full": Config(depth=3, points=8, steps=29, sites=32768, width=4096, recorded=(1, 3, 5, 7, 9, 11, 13, 17, 21, 25, 29))}
+PRESETS = {
+    "quick": Config(),
+    "full": Config(
+        depth=3, points=8, steps=29, sites=32768, width=4096, recorded=(1, 3, 5, 7, 9, 11, 13, 17, 21, 25, 29)
+    ),
+}
 
 
 class Result(NamedTuple):
@@ -74,12 +79,10 @@ def _draw(config, draw, progress):
     with progress.stage(f"theory, draw {draw}"), jax.enable_x64(True):
         points = jnp.asarray(x, float)
         kx = points @ points.T / config.dimension
-        solution = solve_nonlinear(
-            sites, kx, jnp.asarray(y), sigma_w=config.sigma_w, num_sites=config.sites, **options
-        )
+        solution = solve_nonlinear(sites, kx, jnp.asarray(y), sigma_w=config.sigma_w, num_sites=config.sites, **options)
         times = jnp.array(config.recorded)
         theory = [np.asarray(trajectory(w, times)[0]) for w in solution.layers]
-        independent = [np.asarray(trajectory(w, times, dependent=False)[0]) for w in solution.layers]
+        independent = [np.asarray(trajectory(w.independent(), times)[0]) for w in solution.layers]
         outputs = np.asarray(solution.f[-1])
 
     def train(key):

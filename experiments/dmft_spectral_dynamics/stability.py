@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -60,22 +59,22 @@ def run(config: Config, progress: Progress) -> Result:
     """Compute only."""
     theory, residuals, simulated = [], [], []
     for index, param in enumerate(PARAMS):
-
-        def predict(nu, param=param):
-            cfg = LinearConfig(1, nu, config.alpha, config.gamma0, config.eta, config.sigma2, param=param)
-            solution = solve_linear(cfg, config.steps, ntk_times=config.times)
-            return solution.ntk_top, solution.ntk_residual
-
         with progress.stage(f"theory, {param}"), jax.enable_x64(True):
-            top, residual = jax.jit(jax.vmap(predict))(jnp.array(config.nu))
-            theory.append(np.asarray(top) * config.eta / 2)
-            residuals.append(np.asarray(residual) * config.eta / 2)
+            found = [_predict(config, param, nu) for nu in config.nu]
+            theory.append(np.stack([top for top, _ in found]))
+            residuals.append(np.stack([residual for _, residual in found]))
         with progress.stage(f"networks, {param}", total=len(config.network_nu)):
             simulated.append([_networks(config, param, nu, index, progress) for nu in config.network_nu])
     stacked = np.stack(theory), np.stack(residuals)
     return Result(
         np.array(config.nu), np.array(config.times), *stacked, np.array(config.network_nu), np.array(simulated)
     )
+
+
+def _predict(config, param, nu):
+    cfg = LinearConfig(1, nu, config.alpha, config.gamma0, config.eta, config.sigma2, param=param)
+    solution = solve_linear(cfg, config.steps, ntk_times=config.times)
+    return tuple(np.asarray(x) * config.eta / 2 for x in (solution.ntk_top, solution.ntk_residual))
 
 
 def _networks(config, param, nu, index, progress):

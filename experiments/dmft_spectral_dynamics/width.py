@@ -61,28 +61,26 @@ def run(config: Config, progress: Progress) -> Result:
     theory, margins, simulated = [], [], []
     times = np.array(config.times)
     for index, param in enumerate(PARAMS):
-
-        def predict(nu, param=param):
-            cfg = LinearConfig(1, nu, config.alpha, config.gamma0, config.eta, config.sigma2, param=param)
-            values, margin = trajectory(solve_linear(cfg, config.steps).layers[0], jnp.asarray(times))
-            return values / jnp.sqrt(nu), margin[-1]
-
         with progress.stage(f"theory, {param}"), jax.enable_x64(True):
-            values, margin = jax.jit(lambda nu, f=predict: jax.lax.map(f, nu))(jnp.array(config.nu))
-            theory.append(np.asarray(values))
-            margins.append(np.asarray(margin))
+            found = [_predict(config, param, nu) for nu in config.nu]
+            theory.append(np.stack([values for values, _ in found]))
+            margins.append(np.stack([margin for _, margin in found]))
         with progress.stage(f"networks, {param}", total=len(config.network_nu)):
             simulated.append([_networks(config, param, nu, index, progress) for nu in config.network_nu])
     stacked = np.stack(theory), np.stack(margins)
     return Result(np.array(config.nu), times, *stacked, np.array(config.network_nu), np.array(simulated))
 
 
+def _predict(config, param, nu):
+    cfg = LinearConfig(1, nu, config.alpha, config.gamma0, config.eta, config.sigma2, param=param)
+    values, margins = trajectory(solve_linear(cfg, config.steps).layers[0], jnp.array(config.times))
+    return np.asarray(values) / np.sqrt(nu), np.asarray(margins)[-1]
+
+
 def _networks(config, param, nu, index, progress):
     cfg = LinearConfig(1, nu, config.alpha, config.gamma0, config.eta, config.sigma2, param=param)
     keys = jax.random.split(jax.random.key(config.seed + index), config.seeds)
-    found = single(
-        lambda key: simulate_linear(key, cfg, config.dimension, config.steps, (config.steps,), top=1), keys
-    )
+    found = single(lambda key: simulate_linear(key, cfg, config.dimension, config.steps, (config.steps,), top=1), keys)
     progress.advance()
     return found.singular_values[:, 0, 0, 0] / np.sqrt(nu)
 
@@ -97,7 +95,11 @@ def claims(result: Result) -> list[Claim]:
             "muP outliers agree across widths", f"{PAPER}; {SPEC}", spread(final[0]), 0.07, quantity="spread at the end"
         ),
         Claim.at_least(
-            "NTK-parameterised outliers do not", f"{PAPER}; {SPEC}", spread(final[1]), 0.35, quantity="spread at the end"
+            "NTK-parameterised outliers do not",
+            f"{PAPER}; {SPEC}",
+            spread(final[1]),
+            0.35,
+            quantity="spread at the end",
         ),
         Claim.at_most(
             "Networks of both parameterisations agree with the theory",

@@ -40,7 +40,7 @@ def upper_edge(aspect: Number, sigma2: Number) -> Float[Array, ""]:
     return jnp.sqrt(sigma2) * (1 + jnp.sqrt(aspect))
 
 
-def bath_of_product(x: Float[Array, ""], aspect: Number, sigma2: Number) -> Bath:
+def bath_of_product(x: Number, aspect: Number, sigma2: Number) -> Bath:
     """The bath where ``g1 g2 = x``, 0 < x <= 1/(s2 sqrt r): free of cancellation, from infinity down to the edge."""
     a, b = sigma2 * x, sigma2 * aspect * x
     sv = jnp.sqrt((1 + a) * (1 + b) / x)

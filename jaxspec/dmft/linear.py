@@ -87,6 +87,16 @@ class LinearConfig(eqx.Module):
         """Output scale: ``gamma0 sqrt(nu)`` or ``gamma0``."""
         return self.gamma0 * jnp.sqrt(self.nu) if self.param == "mup" else jnp.asarray(self.gamma0, float)
 
+    def as_mup(self) -> "LinearConfig":
+        """The same network written in the muP parameterisation, its numbers as arrays: one program serves both."""
+        cfg = jax.tree.map(lambda value: jnp.asarray(value, float), self)
+        gamma0 = cfg.gamma / jnp.sqrt(cfg.nu)
+        numbers = cfg.eta, cfg.sigma2, cfg.noise
+        return LinearConfig(
+            cfg.depth, cfg.nu, cfg.alpha, gamma0, *numbers, "mup", cfg.batch_ratio, cfg.outputs, cfg.momentum,
+            cfg.target_gram,
+        )  # fmt: skip
+
 
 class LinearSolution(NamedTuple):
     """What training does, at t = 0, ..., steps.
@@ -170,8 +180,7 @@ def solve_linear(
             raise ValueError(f"ntk_times holds {time}; expected times <= steps = {steps}")
     if jnp.shape(cfg.eta) not in ((), (steps,)):
         raise ValueError(f"eta has shape {jnp.shape(cfg.eta)}; expected a number or ({steps},), one for each update")
-    numbers = jax.tree.map(lambda value: jnp.asarray(value, float), cfg)
-    return _solve(numbers, int(steps), tuple(int(time) for time in ntk_times), int(lanczos))
+    return _solve(cfg.as_mup(), int(steps), tuple(int(time) for time in ntk_times), int(lanczos))
 
 
 @eqx.filter_jit
@@ -276,9 +285,7 @@ def _product(a, b):
 
 
 def _with(network, name, matrix, space_name, space):
-    return network._replace(
-        matrices=network.matrices | {name: matrix}, spaces=network.spaces | {space_name: space}
-    )
+    return network._replace(matrices=network.matrices | {name: matrix}, spaces=network.spaces | {space_name: space})
 
 
 def _initial(cfg, count, extra):
@@ -337,9 +344,7 @@ def _input_field(cfg, network, q):
     data, samples, delta = data.fwd(q, spaces["P"], spaces["D"])
     delta = delta + cfg.noise * samples.source(jnp.arange(cfg.outputs))
     data, inputs, b = data.bwd(delta, samples, spaces["D"])
-    network = network._replace(
-        matrices=network.matrices | {"X": data}, spaces=spaces | {"P": samples, "D": inputs}
-    )
+    network = network._replace(matrices=network.matrices | {"X": data}, spaces=spaces | {"P": samples, "D": inputs})
     return network, b / data.aspect, delta
 
 

@@ -66,9 +66,7 @@ def _kernel(cfg, network, vector, weights, norms):
     u = vector
     if cfg.alpha is not None:
         data, right, u = network.matrices["X"].bwd(vector, network.spaces["P"], network.spaces["D"])
-        network = network._replace(
-            matrices=network.matrices | {"X": data}, spaces=network.spaces | {"D": right}
-        )
+        network = network._replace(matrices=network.matrices | {"X": data}, spaces=network.spaces | {"D": right})
     h = [u]
     for layer in range(1, cfg.depth + 1):
         network, above = multiply(network, layer, h[-1], weights)
@@ -81,9 +79,7 @@ def _kernel(cfg, network, vector, weights, norms):
     out = norms[0] @ u + below / cfg.nu
     if cfg.alpha is not None:
         data, left, out = network.matrices["X"].fwd(out, network.spaces["P"], network.spaces["D"])
-        network = network._replace(
-            matrices=network.matrices | {"X": data}, spaces=network.spaces | {"P": left}
-        )
+        network = network._replace(matrices=network.matrices | {"X": data}, spaces=network.spaces | {"P": left})
         out = out / cfg.alpha
     return network, out
 

@@ -1,7 +1,7 @@
 r"""Singular values that leave the bulk: dressed resolvent, outliers, overlaps, escape times.
 
-``W(t) = W(0) + G M F^T`` with fields that depend on ``W(0)``. With ``H0`` the hermitised initial matrix, ``V =
-blockdiag(G, F)``, ``Dg = blockdiag(g1 I, g2 I)`` and ``C = blockdiag(C_left, C_right)``,
+``W(t) = W(0) + G M F^T`` with fields that depend on ``W(0)``. With ``H0`` the hermitised initial matrix,
+``V = blockdiag(G, F)``, ``Dg = blockdiag(g1 I, g2 I)`` and ``C = blockdiag(C_left, C_right)``,
 
     ``V^T (sv - H0)^{-1} V  ->  R(sv) = (I - Dg J)^{-1} Dg C (I - J^T Dg)^{-1}``,   ``J = [[0, B], [A, 0]]``,
 
@@ -33,7 +33,7 @@ from jaxspec.dmft.fields import SpikeFields
 from jaxspec.linalg import eigh
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-_ITERATIONS = 16
+_ITERATIONS = 20
 _LARGEST_RANK = 300
 
 
@@ -235,12 +235,12 @@ def _top(fields, roots, fraction, count):
 
 
 def _outlier(fields, roots, index, count, margin):
-    """Value and overlaps of one outlier: regula falsi (Illinois), every third step a bisection."""
+    """Value and overlaps of one outlier: regula falsi (Illinois), every fourth step a bisection."""
 
     def narrow(step, state):
         low, high, at_low, at_high, side, best, least = state
         secant = (low * at_high - high * at_low) / (at_high - at_low)
-        guess = jnp.where((step % 3 == 2) | ~jnp.isfinite(secant), (low + high) / 2, secant)
+        guess = jnp.where((step % 4 == 3) | ~jnp.isfinite(secant), (low + high) / 2, secant)
         here = _top(fields, roots, guess, count)[index] - 1
         below = here < 0
         moved = jnp.where(below, 1, -1)

@@ -1,6 +1,7 @@
 """Finite networks matched to the theory, trained by gradient descent on their raw parameters, vmapped over keys."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -71,8 +72,7 @@ def simulate_linear(
     width = round(float(cfg.nu) * dimension)
     ratio = cfg.alpha if cfg.batch_ratio is None else cfg.batch_ratio
     samples = None if ratio is None else round(float(ratio) * dimension)
-    numbers = jax.tree.map(lambda x: jnp.asarray(x, float), cfg)
-    return _linear(key, numbers, (dimension, width, samples), steps, tuple(record), top, ntk, sweeps)
+    return _linear(key, cfg.as_mup(), (dimension, width, samples), steps, tuple(record), top, ntk, sweeps)
 
 
 @eqx.filter_jit
@@ -273,5 +273,5 @@ def _kernel_mode(outputs, params, samples):
 def _check_record(record, steps):
     for time in record:
         check_integers(0, record=time)
-    if any(b <= a for a, b in zip(record, record[1:], strict=False)) or (record and record[-1] > steps):
+    if any(b <= a for a, b in pairwise(record)) or (record and record[-1] > steps):
         raise ValueError(f"record is {record}; expected increasing numbers of updates, at most steps = {steps}")

@@ -198,7 +198,9 @@ def _blank(noise, index, depth, rows, points, response):
     nothing, eye = jnp.zeros((rows, sites), dtype), jnp.eye(rows, dtype=dtype)
     tangents = jnp.zeros((rows, rows, sites), dtype) if response == "tangent" and depth > 1 else None
     readout = nothing if response == "tangent" and index == depth - 1 else None
-    return Layer(nothing, nothing, nothing, noise[:count], noise[count:], eye, eye, tangents, tangents, readout, readout)
+    return Layer(
+        nothing, nothing, nothing, noise[:count], noise[count:], eye, eye, tangents, tangents, readout, readout
+    )
 
 
 def _step(rules, carry, t):

@@ -1,5 +1,7 @@
 """Dressed resolvent and outliers, against closed forms, quadrature and one explicit matrix."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,7 +110,7 @@ def test_the_resolvent_is_positive_and_falls():
     fields = solve_linear(LinearConfig(1, 0.7, 3.0, 2.0, 0.2, 0.4), 5).layers[0]
     edge = np.sqrt(0.4) * (1 + np.sqrt(0.7))
     steps = [np.asarray(compiled_resolvent(fields, edge * x)) for x in (1.01, 1.1, 1.5, 3.0)]
-    for near, far in zip(steps, steps[1:], strict=False):
+    for near, far in pairwise(steps):
         np.testing.assert_allclose(near, near.T, atol=1e-12)
         assert np.linalg.eigvalsh(far).min() > 0
         assert np.linalg.eigvalsh(near - far).min() > -1e-12
