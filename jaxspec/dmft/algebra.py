@@ -5,7 +5,7 @@ a right space (dimension N2) into a left space (N1) with entries of variance ``s
 ``phi^a`` and left fields ``g^b`` it is multiplied with, in causal order and with ``r = N1 / N2``,
 
     ``W phi^a   = chi^a + sum_b A[a, b] g^b``,    ``Cov(chi^a, chi^c) = s2 <phi^a, phi^c>``,    ``A = s2 d phi / d xi``,
-    ``W^T g^b   = xi^b  + sum_a B[b, a] phi^a``,  ``Cov(xi^b, xi^c)   = s2 r <g^b, g^c>``,      ``B = s2 r d g / d chi``,
+    ``W^T g^b   = xi^b  + sum_a B[b, a] phi^a``,  ``Cov(xi^b, xi^c)   = s2 r <g^b, g^c>``,     ``B = s2 r d g / d chi``,
 
 with ``<x, y> = x . y / dimension``. Any iteration made of such products and linear combinations is exact: training, one
 pass over fresh data (`GaussianMatrix.fresh`), momentum, Lanczos. Declare all matrices at once with `connect`; then

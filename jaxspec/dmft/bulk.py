@@ -81,8 +81,8 @@ def marchenko_pastur(
     Example:
         >>> import jax.numpy as jnp
         >>> density, edges = marchenko_pastur(jnp.array([1.0, 3.0]), 1.0)
-        >>> density, edges
-        (Array([0.5513, 0.], dtype=float32), Array([0., 2.], dtype=float32))
+        >>> float(density[0]), float(density[1]), float(edges[1])
+        (0.5513, 0.0, 2.0)
     """
     check_numbers(0, closed=False, aspect=aspect, sigma2=sigma2)
     low, high = jnp.sqrt(sigma2) * jnp.abs(1 - jnp.sqrt(aspect)), upper_edge(aspect, sigma2)

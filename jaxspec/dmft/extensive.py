@@ -1,7 +1,7 @@
 r"""Toy models with as many outputs as inputs: no separate outlier, the whole bulk moves.
 
-Whitened inputs, C outputs, target B (C x D); ``Wt`` (N x D, variance ``s2/N``), ``Vt`` (C x N, variance ``s2v/N``), output
-``Vt Wt x / gamma0``, error ``E = gamma0 B - Vt Wt``. Either both layers are trained and N is much larger than C and D
+Whitened inputs, C outputs, target B (C x D); ``Wt`` (N x D, variance ``s2/N``), ``Vt`` (C x N, variance ``s2v/N``),
+output ``Vt Wt x / gamma0``, error ``E = gamma0 B - Vt Wt``. Either both layers are trained and N is much larger than C and D
 (`extensive_modes`), or the readout is frozen at any ``nu = N/D`` (`extensive_frozen`). Reconstruction of
 arXiv:2605.07870.
 """
@@ -129,7 +129,7 @@ class FrozenBulk(NamedTuple):
 def extensive_frozen(cfg: FrozenConfig, t: Int[Array, ""] | int, *, nodes: int = 200) -> FrozenBulk:
     r"""Bulk of ``Wt(t)`` after t updates, exact at any width: given the readout its columns are independent.
 
-        ``T_t(kappa) = (s2/nu)(1 - eta kappa)^{2t} + gamma0^2 tau^2 kappa q_t^2``,  ``q_t = (1 - (1 - eta kappa)^t)/kappa``,
+    ``T_t(kappa) = (s2/nu)(1 - eta kappa)^{2t} + gamma0^2 tau^2 kappa q_t^2``, ``q_t = (1 - (1 - eta kappa)^t)/kappa``,
 
     kappa in the spectrum of ``Vt^T Vt``, a Marchenko-Pastur law with an atom at 0 where C < N.
 

@@ -7,8 +7,8 @@ D inputs, ``P = alpha D`` samples, width ``N = nu D``, L hidden layers, all larg
 
 gradient descent with rate ``eta gamma^2 D`` on every raw parameter; ``gamma = gamma0 sqrt(nu)`` in the muP
 (mean-field) parameterisation, ``gamma0`` in the NTK one. Every field is Gaussian, so the algebra of
-`jaxspec.dmft.algebra` is the whole computation: exact at every step size, no fixed point, no sampling. Run it in float64
-(``with jax.enable_x64(True):``) when spectra follow. Adam and Muon are out of its reach: their updates are not made of
+`jaxspec.dmft.algebra` is the whole computation: exact at every step size, no fixed point, no sampling. Run it in
+float64 (``with jax.enable_x64(True):``) when spectra follow. Adam and Muon are out of its reach: their updates are no
 products with the matrices.
 
 Reference: Bordelon & Pehlevan, arXiv:2502.02531; reconstruction of arXiv:2605.07870.

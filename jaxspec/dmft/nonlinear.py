@@ -3,8 +3,8 @@ r"""Infinitely wide nonlinear networks in the muP scaling, trained on P fixed po
     ``f_m = w . phi(h^L_m) / (gamma0 N)``,  ``h^{l+1} = W^l phi(h^l) / sqrt N``,  ``h^1 = W^0 x / sqrt D``,
     weights of variance ``s2``, loss ``(1/2P) sum (y - f)^2``, learning rate ``eta gamma0^2 N``.
 
-Each layer is a population of sites, independent given the kernels ``Phi^l = <phi(h^l), phi(h^l)>``, ``G^l = <g^l, g^l>``
-and the responses A, B. With ``k_n(s) = eta gamma0 Delta_n(s) / P``,
+Each layer is a population of sites, independent given the kernels ``Phi^l = <phi(h^l), phi(h^l)>``,
+``G^l = <g^l, g^l>`` and the responses A, B. With ``k_n(s) = eta gamma0 Delta_n(s) / P``,
 
     ``h^l(t) = chi^l(t) + sum_{s<t} [A^{l-1} + k Phi^{l-1}](t, s) g^l(s)``,
     ``z^l(t) = xi^l(t) + sum_{s<=t} [B^l + k G^{l+1} 1_{s<t}](t, s) phi(h^l(s))``,   ``g^l = phi'(h^l) z^l``,

@@ -5,10 +5,10 @@ r"""Singular values that leave the bulk: dressed resolvent, outliers, overlaps, 
 
     ``V^T (sv - H0)^{-1} V  ->  R(sv) = (I - Dg J)^{-1} Dg C (I - J^T Dg)^{-1}``,   ``J = [[0, B], [A, 0]]``,
 
-and outliers solve ``det(I - R(sv) K) = 0``, ``K = [[0, M], [M, 0]]``, above the edge. Why: given ``W(0) F`` and ``W(0)^T
-G`` the matrix is a known part of finite rank plus ``P_G W' P_F`` with a fresh copy ``W'`` and projections away from the
-spans of G and F. In orthonormal bases of these spans the Schur complement of ``sv - H0`` is ``Y Y^T`` with ``Y = (I -
-J' Dg) Dg^{-1/2}``, ``J'`` the whitened transposed response; its inverse is R. A and B are lower triangular in time and
+and outliers solve ``det(I - R(sv) K) = 0``, ``K = [[0, M], [M, 0]]``, above the edge. Why: given ``W(0) F`` and
+``W(0)^T G`` the matrix is a known part of finite rank plus ``P_G W' P_F``, with a fresh copy ``W'`` and projections
+away from the spans of G and F. In orthonormal bases of these spans the Schur complement of ``sv - H0`` is ``Y Y^T`` with
+``Y = (I - J' Dg) Dg^{-1/2}``, ``J'`` the whitened transposed response; its inverse is R. A and B are lower triangular in time and
 one of them strictly, so ``A B`` is nilpotent and ``I - Dg J`` is always invertible: without updates (M = 0) the
 determinant is 1 and nothing escapes.
 
@@ -173,7 +173,11 @@ def escape_time(solution: Any, layer: int = 0) -> Float[Array, ""]:
     """
     if not 0 <= layer < len(solution.layers):
         raise IndexError(f"layer is {layer}; the solution has {len(solution.layers)} matrices")
-    fields = solution.layers[layer]
+    return _escape_time(solution.layers[layer])
+
+
+@eqx.filter_jit
+def _escape_time(fields):
     times = jnp.arange(1, fields.steps + 1)
     escaped = jax.vmap(lambda t: escape_margin(fields, t))(times) > 0
     return jnp.min(jnp.where(escaped, times, jnp.inf))

@@ -151,8 +151,8 @@ jax.config.update("jax_enable_x64", True)
 from jaxspec.dmft import solve_nonlinear
 mesh = jax.make_mesh((8,), ("sites",), axis_types=(jax.sharding.AxisType.Auto,))
 kx, y = jnp.array([[1.0, 0.5], [0.5, 1.0]]), jnp.array([1.0, -1.0])
-for response in ("tangent", "stein"):
-    options = dict(depth=2, eta=0.4, gamma0=2.0, steps=3, sigma_w=0.8, num_sites=160, response=response)
+for response in ("tangent",):
+    options = dict(depth=2, eta=0.4, gamma0=2.0, steps=2, sigma_w=0.8, num_sites=160, response=response)
     whole = solve_nonlinear(jax.random.key(0), kx, y, **options)
     divided = solve_nonlinear(jax.random.key(0), kx, y, mesh=mesh, **options)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(divided)):

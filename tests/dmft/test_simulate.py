@@ -8,35 +8,42 @@ import pytest
 from jaxspec.dmft import LinearConfig, outliers, simulate_linear, simulate_mlp, solve_linear, solve_nonlinear
 
 
+def agree(simulated, theory):
+    """Four standard errors over seeds, and 2% for the width (the steep phase spreads most)."""
+    simulated = np.asarray(simulated)
+    error = simulated.std(axis=0, ddof=1) / np.sqrt(len(simulated))
+    assert np.all(np.abs(simulated.mean(axis=0) - theory) < 4 * error + 0.02 * np.abs(theory))
+
+
 def test_a_linear_network_follows_the_theory():
     cfg = LinearConfig(2, 1.0, 3.0, 3.0, 0.1, 0.5, 0.2, momentum=0.3, outputs=2)
     theory = solve_linear(cfg, 10, ntk_times=(10,))
-    keys = jax.random.split(jax.random.key(0), 4)
+    keys = jax.random.split(jax.random.key(0), 8)
 
     def run(key):
-        return simulate_linear(key, cfg, 200, 10, (0, 10), ntk=True)
+        return simulate_linear(key, cfg, 120, 10, (10,), ntk=True, sweeps=12)
 
     found = jax.jit(jax.vmap(run))(keys)
-    np.testing.assert_allclose(np.mean(found.test, axis=0), theory.test, rtol=0.06)
-    np.testing.assert_allclose(np.mean(found.train, axis=0), theory.train, rtol=0.06)
+    agree(found.test, theory.test)
+    agree(found.train, theory.train)
     for layer, fields in enumerate(theory.layers):
         values = outliers(fields, None, 2).values
-        np.testing.assert_allclose(np.mean(found.singular_values[:, 1, layer], axis=0), values, rtol=0.04)
-    np.testing.assert_allclose(np.mean(found.ntk_top[:, 1]), theory.ntk_top[0], rtol=0.06)
+        np.testing.assert_allclose(np.mean(found.singular_values[:, 0, layer], axis=0), values, rtol=0.04)
+    np.testing.assert_allclose(np.mean(found.ntk_top[:, 0]), theory.ntk_top[0], rtol=0.06)
 
 
 def test_one_pass_and_population_runs_follow_the_theory():
     for options in ({"batch_ratio": 1.0}, {}):
         cfg = LinearConfig(1, 1.0, None, 3.0, 0.08, 0.5, 0.2, **options)
         theory = solve_linear(cfg, 10)
-        found = jax.jit(jax.vmap(lambda key, cfg=cfg: simulate_linear(key, cfg, 200, 10)))(
-            jax.random.split(jax.random.key(1), 6)
+        found = jax.jit(jax.vmap(lambda key, cfg=cfg: simulate_linear(key, cfg, 120, 10)))(
+            jax.random.split(jax.random.key(1), 8)
         )
-        np.testing.assert_allclose(np.mean(found.test, axis=0), theory.test, rtol=0.08)
+        agree(found.test, theory.test)
         if theory.train is None:
             np.testing.assert_array_equal(found.train, found.test)
         else:
-            np.testing.assert_allclose(np.mean(found.train, axis=0), theory.train, rtol=0.12)
+            agree(found.train, theory.train)
 
 
 def test_an_mlp_follows_the_theory():
@@ -45,7 +52,7 @@ def test_an_mlp_follows_the_theory():
     theory = solve_nonlinear(jax.random.key(0), x @ x.T / 8, y, num_sites=2000, **options)
 
     def run(key):
-        return simulate_mlp(key, x, y, width=300, record=(8,), top=1, **options)
+        return simulate_mlp(key, x, y, width=160, record=(8,), top=1, sweeps=12, **options)
 
     found = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(4), 6))
     np.testing.assert_allclose(np.mean(found.f, axis=0), theory.f, atol=0.06)
