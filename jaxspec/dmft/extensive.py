@@ -1,8 +1,8 @@
 r"""Toy models with as many outputs as inputs: no separate outlier, the whole bulk moves.
 
 Whitened inputs, C outputs, target B (C x D); ``Wt`` (N x D, variance ``s2/N``), ``Vt`` (C x N, variance ``s2v/N``),
-output ``Vt Wt x / gamma0``, error ``E = gamma0 B - Vt Wt``. Either both layers are trained and N is much larger than C and D
-(`extensive_modes`), or the readout is frozen at any ``nu = N/D`` (`extensive_frozen`). Reconstruction of
+output ``Vt Wt x / gamma0``, error ``E = gamma0 B - Vt Wt``. Either both layers are trained and N is much larger than C
+and D (`extensive_modes`), or the readout is frozen at any ``nu = N/D`` (`extensive_frozen`). Reconstruction of
 arXiv:2605.07870.
 """
 

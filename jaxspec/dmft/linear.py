@@ -107,7 +107,8 @@ class LinearSolution(NamedTuple):
         test: loss on fresh samples, label noise included, (steps + 1,).
         layers: fields of W_1, ..., W_L (with their forward normalisation) for `outliers`.
         ntk_top: at ``ntk_times``, the largest eigenvalue of the tangent kernel over P (of its population operator
-            without training set), a lower bound; the step is stable up to ``2 / eta``.
+            without training set), a lower bound; the step is stable up to ``2 / eta``. Orthonormal targets make it
+            degenerate, once for every output: the largest of a finite network's split values lies above it.
         ntk_residual: its residual; large where the top of the kernel is the edge of a bulk.
     """
 

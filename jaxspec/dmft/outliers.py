@@ -7,10 +7,10 @@ r"""Singular values that leave the bulk: dressed resolvent, outliers, overlaps, 
 
 and outliers solve ``det(I - R(sv) K) = 0``, ``K = [[0, M], [M, 0]]``, above the edge. Why: given ``W(0) F`` and
 ``W(0)^T G`` the matrix is a known part of finite rank plus ``P_G W' P_F``, with a fresh copy ``W'`` and projections
-away from the spans of G and F. In orthonormal bases of these spans the Schur complement of ``sv - H0`` is ``Y Y^T`` with
-``Y = (I - J' Dg) Dg^{-1/2}``, ``J'`` the whitened transposed response; its inverse is R. A and B are lower triangular in time and
-one of them strictly, so ``A B`` is nilpotent and ``I - Dg J`` is always invertible: without updates (M = 0) the
-determinant is 1 and nothing escapes.
+away from the spans of G and F. In orthonormal bases of these spans the Schur complement of ``sv - H0`` is ``Y Y^T``
+with ``Y = (I - J' Dg) Dg^{-1/2}``, ``J'`` the whitened transposed response; its inverse is R. A and B are lower
+triangular in time and one of them strictly, so ``A B`` is nilpotent and ``I - Dg J`` is always invertible: without
+updates (M = 0) the determinant is 1 and nothing escapes.
 
 In code ``R = Z Z^T``; the eigenvalues ``gamma_i`` of ``Z^T K Z`` fall with sv. Outlier i exists if and only if
 ``gamma_i(edge) > 1``, and is the root of ``gamma_i(sv) = 1``. Small steps make consecutive fields nearly parallel:
