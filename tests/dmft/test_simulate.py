@@ -18,7 +18,9 @@ def agree(simulated, theory):
 def test_a_linear_network_follows_the_theory():
     cfg = LinearConfig(2, 1.0, 3.0, 3.0, 0.1, 0.5, 0.2, momentum=0.3)
     theory = solve_linear(cfg, 10, ntk_times=(10,))
-    keys = jax.random.split(jax.random.key(0), 8)
+    # Eight networks are too few for a standard error: the first eight of another split lay ten of theirs from the mean of
+    # 64, close together by chance.
+    keys = jax.random.split(jax.random.key(0), 32)
 
     def run(key):
         return simulate_linear(key, cfg, 120, 10, (10,), ntk=True, sweeps=12)
