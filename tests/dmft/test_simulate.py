@@ -18,8 +18,8 @@ def agree(simulated, theory):
 def test_a_linear_network_follows_the_theory():
     cfg = LinearConfig(2, 1.0, 3.0, 3.0, 0.1, 0.5, 0.2, momentum=0.3)
     theory = solve_linear(cfg, 10, ntk_times=(10,))
-    # Eight networks are too few for a standard error: the first eight of another split lay ten of theirs from the mean of
-    # 64, close together by chance.
+    # Eight networks are too few for a standard error: those of split(key(0), 8) lay ten of theirs from the mean of 64
+    # others (train loss at t = 3: 0.2071 with spread 0.007; others 0.1834 with spread 0.034; theory 0.1814).
     keys = jax.random.split(jax.random.key(0), 32)
 
     def run(key):
