@@ -17,7 +17,7 @@ from scipy import sparse
 from scipy.optimize import linprog, nnls
 from sklearn.svm import LinearSVC
 
-from experiments.benchmarks.frame import Contestant, Row, at_most, faster
+from experiments.benchmarks.frame import Contestant, Row, at_most, faster, in_double
 from jaxspec.memory import Associations, capacity, check_feasible, max_margin, sample_associations
 from jaxspec.memory.feasibility import _check
 from jaxspec.memory.theory import critical_p
@@ -30,7 +30,7 @@ def margin_row(d: int) -> Row:
     """The largest margin."""
     a, A = _instance(d)
     ours = Contestant(
-        _in_double(partial(max_margin, a)),
+        in_double(partial(max_margin, a)),
         "max_margin, relative gap 1e-3, proved",
         quality=lambda found: {"margin": float(found.lower), "gap": float(found.gap)},
     )
@@ -55,7 +55,7 @@ def feasibility_row(d: int) -> Row:
     """Whether the pairs can be recalled."""
     a, A = _instance(d)
     ours = Contestant(
-        _in_double(partial(check_feasible, a)),
+        in_double(partial(check_feasible, a)),
         "check_feasible, proved",
         quality=lambda found: {"status": int(found.status)},
     )
@@ -126,14 +126,6 @@ def _instance(d: int) -> tuple[Associations, np.ndarray]:
     others = ~np.eye(len(x), dtype=bool)
     A = np.einsum("mnd,me->mnde", y[:, None] - y, x)[others].reshape(-1, d * d)
     return a, A
-
-
-def _in_double(call: Callable[[], Any]) -> Callable[[], Any]:
-    def run() -> Any:
-        with jax.enable_x64(True):
-            return call()
-
-    return run
 
 
 def _margin_quality(A: np.ndarray, w: np.ndarray) -> dict[str, float]:

@@ -12,6 +12,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
+
 
 def _no_quality(output: Any) -> dict[str, float]:
     return {}
@@ -101,3 +103,17 @@ class Row:
     def contestants(self) -> dict[str, Contestant]:
         """All contestants in the order in which they run: ``ours`` first."""
         return {"ours": self.ours, **self.peers}
+
+
+def in_double(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The same call in double precision.
+
+    Args:
+        call: as in `Contestant`.
+    """
+
+    def run() -> Any:
+        with jax.enable_x64(True):
+            return call()
+
+    return run

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.frame import Contestant, Row, at_most, faster
+from experiments.benchmarks.frame import Contestant, Row, at_most, faster, in_double
 from experiments.benchmarks.peers import soft_impute_path as numpy_soft_impute_path
 from experiments.group_completion._tables import GRID, Design, draws, row_groups
 from jaxspec.completion import Game, Groups, SoftImpute, cv_lambda, game, game_weights, soft_impute_path
@@ -38,7 +38,7 @@ def soft_path_row(rows: int, columns: int) -> Row:
         return {"largest relative excess": float(np.max(np.asarray(objectives) / best - 1))}
 
     ours = Contestant(
-        _in_double(partial(soft_impute_path, Y, W, lams, tol=TOL)),
+        in_double(partial(soft_impute_path, Y, W, lams, tol=TOL)),
         f"soft_impute_path, relative duality gap {TOL:g}",
         quality=lambda result: excess(result.objective),
     )
@@ -63,7 +63,7 @@ def conic_row(rows: int, columns: int, solvers: tuple[str, ...], most_rounds: in
         return {"relative excess": float(objective) / best - 1}
 
     ours = Contestant(
-        _in_double(partial(game, Y, W, groups, lam, tol=TOL)),
+        in_double(partial(game, Y, W, groups, lam, tol=TOL)),
         f"game, relative duality gap {TOL:g}",
         quality=lambda result: excess(result.objective) | {"iterations": int(result.iterations)},
     )
@@ -89,7 +89,7 @@ def choice_row(rows: int, columns: int) -> Row:
         with jax.enable_x64(True):
             lams = solver.lambda_max(Y, W) * jnp.asarray(GRID)
         return Contestant(
-            _in_double(partial(cv_lambda, solver, Y, W, lams, key)),
+            in_double(partial(cv_lambda, solver, Y, W, lams, key)),
             f"cv_lambda({name}), 9 lambdas, one hold-out, relative duality gap 1e-3",
             quality=lambda choice: {"held-out error": float(choice.noise_level)},
         )
@@ -130,14 +130,6 @@ def _table(design: Design) -> tuple[jax.Array, jax.Array, Groups]:
     with jax.enable_x64(True):
         table = jax.tree.map(lambda leaf: leaf[0], draws(1, 0, design, "MCAR", DENSITY))
         return jnp.where(table.mask, table.data, 0), table.mask.astype(float), row_groups(np.asarray(table.labels))
-
-
-def _in_double(call: Callable[[], Any]) -> Callable[[], Any]:
-    def run() -> Any:
-        with jax.enable_x64(True):
-            return call()
-
-    return run
 
 
 def _conic(data: np.ndarray, mask: np.ndarray, groups: Groups, lam: np.ndarray, solver: str) -> np.ndarray:

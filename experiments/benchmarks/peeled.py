@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from experiments.benchmarks.frame import Contestant, Row, at_most, faster, time_at_most
+from experiments.benchmarks.frame import Contestant, Row, at_most, faster, in_double, time_at_most
 from jaxspec.peeled import (
     LayerPeeledProblem,
     PermutationAction,
@@ -41,12 +41,12 @@ def cyclic_row(n: int, solvers: tuple[str, ...]) -> Row:
         kernel = geometric_kernel(n, 1.0)
         problem = LayerPeeledProblem(circulant(kernel))
     ours = Contestant(
-        _in_double(partial(solve_cyclic, kernel, 1.0, tol=TOL)),
+        in_double(partial(solve_cyclic, kernel, 1.0, tol=TOL)),
         f"solve_cyclic, gap {TOL:g}",
         quality=lambda found: {"gap": float(found.gap)},
     )
     spectral = Contestant(
-        _in_double(partial(solve_logits, problem, tol=TOL)),
+        in_double(partial(solve_logits, problem, tol=TOL)),
         f"our solve_logits, gap {TOL:g}",
         quality=lambda found: {"gap": float(found.gap)},
     )
@@ -60,7 +60,7 @@ def long_cycle_row(n: int) -> Row:
     with jax.enable_x64(True):
         kernel = geometric_kernel(n, 1.0)
     ours = Contestant(
-        _in_double(partial(solve_cyclic, kernel, 1.0, tol=TOL)),
+        in_double(partial(solve_cyclic, kernel, 1.0, tol=TOL)),
         f"solve_cyclic, gap {TOL:g}",
         quality=lambda found: {"gap": float(found.gap), "iterations": int(found.iterations)},
     )
@@ -74,7 +74,7 @@ def logits_row(tokens: int, contexts: int, rank: int) -> Row:
     with jax.enable_x64(True):
         problem = LayerPeeledProblem(jax.nn.softmax(jnp.asarray(scores), axis=0))
     ours = Contestant(
-        _in_double(partial(solve_logits, problem, tol=TOL)),
+        in_double(partial(solve_logits, problem, tol=TOL)),
         f"solve_logits, gap {TOL:g}",
         quality=lambda found: {"gap": float(found.gap), "iterations": int(found.iterations)},
     )
@@ -94,8 +94,8 @@ def permutations_row() -> Row:
     # Trusted: enumerating the images to check their number would be most of the time.
     closed = partial(solve_exchangeable, column, None, [5040], 1.0, assume=True, checked=False)
     orbits = partial(solve_orbits, column, action, None, [5040], 1.0, checked=False)
-    ours = Contestant(_in_double(closed), "solve_exchangeable, two nested roots", quality=quality)
-    peer = Contestant(_in_double(orbits), f"our solve_orbits, gap {TOL:g}", quality=quality)
+    ours = Contestant(in_double(closed), "solve_exchangeable, two nested roots", quality=quality)
+    peer = Contestant(in_double(orbits), f"our solve_orbits, gap {TOL:g}", quality=quality)
     return Row("Seven exchangeable tokens, 5040 contexts, E = 1", ours, {"orbits": peer}, "solve")
 
 
@@ -149,14 +149,6 @@ def _conic(problem: LayerPeeledProblem, solver: str) -> Contestant:
     return Contestant(
         solve, f"cvxpy, {solver} at its default tolerances, building of the program included", quality=quality
     )
-
-
-def _in_double(call: Callable[[], Any]) -> Callable[[], Any]:
-    def run() -> Any:
-        with jax.enable_x64(True):
-            return call()
-
-    return run
 
 
 ROWS: dict[str, Callable[[], Row]] = {
