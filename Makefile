@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Experiments at a time: most of a quick one is compilation, which keeps one core busy. With an accelerator: 1.
+JOBS ?= 2
 
 ifeq ($(strip $(VENV)),)
 RUN := $(PYTHON)
@@ -18,7 +20,8 @@ reproduce test: export OPENBLAS_NUM_THREADS ?= 1
 .PHONY: help reproduce test lint bench docs clean
 
 help:
-	@echo 'make reproduce  every experiment at its quick preset, then results/index.html (ARGS=--strict: fail on a failed claim)'
+	@echo 'make reproduce  every experiment at its quick preset, then results/index.html (ARGS=--strict: fail on a failed claim;'
+	@echo '                JOBS=1: one at a time, as an accelerator needs)'
 	@echo 'make test       the whole test suite, doctests included (ARGS="tests/linalg -x": part of it)'
 	@echo 'make lint       ruff check and ruff format --check'
 	@echo 'make bench      timings against other libraries'
@@ -28,7 +31,7 @@ help:
 
 # The page is written even when a claim fails: that is when one wants to read it.
 reproduce: $(READY)
-	@status=0; $(RUN) -m experiments run --all --preset quick $(ARGS) || status=$$?; \
+	@status=0; $(RUN) -m experiments run --all --preset quick --jobs $(JOBS) $(ARGS) || status=$$?; \
 	if [ $$status -le 1 ]; then $(RUN) -m experiments report || status=$$?; fi; exit $$status
 
 test: $(READY)

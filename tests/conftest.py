@@ -1,6 +1,5 @@
 """Set-up shared by all tests: runtime type checks, hypothesis, float64 and subprocesses with eight CPU devices."""
 
-import gc
 import os
 import subprocess
 import sys
@@ -49,19 +48,11 @@ settings.load_profile("jaxspec")
 
 @pytest.fixture(scope="module", autouse=True)
 def few_memory_maps():
-    """Forget compiled programs after a module when there are many: each holds memory maps, of which Linux allows 65530.
-
-    Beyond that number the compiler crashes.
-    """
+    """Forget compiled programs after a module when there are many."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
-        import equinox
-        import jax
+    from experiments.runner.workers import forget_programs
 
-        equinox.clear_caches()
-        jax.clear_caches()
-        gc.collect()
+    forget_programs()
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """The committed records: what was measured on one device, as JSON to compare and as Markdown to read; no dates.
 
 A record is ``{"environment": {...}, "rows": [...]}``. A partial run replaces its own rows in a record and keeps the
-others, provided that they were measured in the same environment.
+others, provided that they were measured in the same environment; the version of a peer that no kept row had is none of
+their environment.
 """
 
 import json
@@ -21,7 +22,7 @@ from experiments.benchmarks.timing import Timing
 from experiments.runner import measure, store
 from experiments.runner.contract import RunnerError, number
 
-PEERS = ("scipy", "tensorly", "cvxpy", "clarabel", "scs")
+PEERS = ("scipy", "tensorly", "cvxpy", "clarabel", "scs", "osqp", "scikit-learn", "safetensors")
 BLAS_FIELDS = ("internal_api", "version", "architecture", "threading_layer", "num_threads")
 
 
@@ -113,7 +114,8 @@ def kept_rows(path: Path, now: dict[str, Any]) -> list[dict[str, Any]]:
         before, rows = record["environment"], record["rows"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunnerError(f"{path} is no record of benchmarks ({error}): {hint}") from error
-    differences = [key for key in now if before.get(key) != now[key]]
+    shared = {name: version for name, version in now["versions"].items() if name in before.get("versions", {})}
+    differences = [key for key in now if before.get(key) != (shared if key == "versions" else now[key])]
     if differences:
         raise RunnerError(f"{path} was measured with other {', '.join(differences)}: {hint}")
     return rows

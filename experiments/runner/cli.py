@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.runner import discover, execute, report, store
+from experiments.runner import discover, execute, report, store, workers
 from experiments.runner.contract import RunnerError, Verdict
 
 PROGRAM = "python -m experiments"
@@ -83,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         parents=[out],
         allow_abbrev=False,
         add_help=False,
-        usage=f"{PROGRAM} run NAME... | --all  [--preset quick|full] [--seed N] [--strict] [--force] [--FIELD VALUE]",
+        usage=f"{PROGRAM} run NAME... | --all  [--preset quick|full] [--seed N] [--strict] [--force] [--jobs N] "
+        "[--FIELD VALUE]",
         help="run experiments: a paper (all its parts) or PAPER.PART",
         epilog=f"Every number of one experiment is a flag of its own: {PROGRAM} run NAME --help lists them.",
     )
@@ -94,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, metavar="N", help="seed of every experiment that runs")
     run.add_argument("--strict", action="store_true", help="exit 1 when a claim fails, or one known to be false holds")
     run.add_argument("--force", action="store_true", help="compute again what is already there")
+    run.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="experiments at a time (default: 1; 1 on an accelerator)"
+    )
     run.add_argument("-h", "--help", action="store_true", help="this text, with the flags of NAME when one is given")
     run.set_defaults(usage=run.format_help())
     return parser
@@ -105,6 +109,8 @@ def _run(options: argparse.Namespace, rest: list[str], papers: list[discover.Pap
     if options.help and not names:
         console.print(options.usage, markup=False, highlight=False)
         return OK
+    if options.jobs < 1:
+        raise RunnerError(f"--jobs must be at least 1, got {options.jobs}")
     if options.all and names:
         raise RunnerError("name experiments or use --all, not both")
     if not options.all and not names:
@@ -121,10 +127,11 @@ def _run(options: argparse.Namespace, rest: list[str], papers: list[discover.Pap
     if options.help:
         return OK
     evaluated = []
-    for part, config in zip(parts, configs, strict=True):
-        console.rule(Text(f"{part.name} · {options.preset}"), align="left", style="dim")
-        evaluated.append(execute.run(part, options.preset, config, options.out, console, force=options.force))
-        _print_claims(evaluated[-1], console)
+    for one in workers.run(
+        parts, configs, options.preset, options.out, console, jobs=options.jobs, force=options.force
+    ):
+        evaluated.append(one)
+        _print_claims(one, console)
     failures = [claim for one in evaluated for claim in one.claims if claim.verdict.strict_failure]
     _print_summary(evaluated, len(failures), options, console)
     return STRICT_FAILURE if options.strict and failures else OK

@@ -56,7 +56,14 @@ class Evaluated(NamedTuple):
 
 
 def run(
-    part: discover.Part, preset: str, config: Any, out: Path, console: Console, *, force: bool = False
+    part: discover.Part,
+    preset: str,
+    config: Any,
+    out: Path,
+    console: Console,
+    *,
+    force: bool = False,
+    label: str = "",
 ) -> Evaluated:
     """Compute an experiment unless the same numbers and the same sources have been computed, then evaluate it.
 
@@ -67,6 +74,7 @@ def run(
         out: Results folder.
         console: Where progress goes.
         force: Compute in any case.
+        label: Begins every line of progress in a log that several experiments share.
 
     Returns:
         The evaluated result.
@@ -80,7 +88,7 @@ def run(
     if not force and is_finished(folder, identity):
         return evaluate(part, preset, module, folder)
     store.prepare(folder.parent)
-    with progress.live(console) as live, measure.cost() as measured:
+    with progress.live(console, label) as live, measure.cost() as measured:
         result = module.run(config, live)
         arrays = store.to_arrays(result)  # inside: copying off the device waits for the computation
     differs = _differences(config, module.PRESETS[preset])

@@ -40,8 +40,9 @@ class Silent(_Stages):
 class Lines(_Stages):
     """Plain lines: one when a stage starts, one when it ends, and one in between now and then when it is long."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, label: str = "") -> None:
         self._console = console
+        self._label = f"{label}  " if label else ""
         self._start = time.perf_counter()
         self._open: list[dict[str, Any]] = []
 
@@ -69,7 +70,8 @@ class Lines(_Stages):
 
     def _print(self, text: str) -> None:
         elapsed = time.perf_counter() - self._start
-        self._console.print(f"  {elapsed:7.1f} s  {'  ' * len(self._open)}{text}", markup=False, highlight=False)
+        line = f"  {elapsed:7.1f} s  {self._label}{'  ' * len(self._open)}{text}"
+        self._console.print(line, markup=False, highlight=False)
 
 
 class Terminal(_Stages):
@@ -98,10 +100,15 @@ class Terminal(_Stages):
 
 
 @contextmanager
-def live(console: Console) -> Iterator[Terminal | Lines]:
-    """Yield the progress that suits the console: bars on a terminal, lines elsewhere."""
+def live(console: Console, label: str = "") -> Iterator[Terminal | Lines]:
+    """Yield the progress that suits the console: bars on a terminal, lines elsewhere.
+
+    Args:
+        console: Where it goes.
+        label: Begins every line.
+    """
     if not console.is_terminal:
-        yield Lines(console)
+        yield Lines(console, label)
         return
     columns = (
         SpinnerColumn(finished_text=" "),

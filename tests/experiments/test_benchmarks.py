@@ -162,6 +162,9 @@ def test_a_partial_run_does_not_mix_environments(lab, capsys):
     assert run(lab) == 0
     path = lab.out / "toy.json"
     written = json.loads(path.read_text())
+    del written["environment"]["versions"]["osqp"]  # a peer that no row of that record had
+    path.write_text(json.dumps(written))
+    assert run(lab, "toy.large") == 0
     written["environment"]["cores"] = 1000
     path.write_text(json.dumps(written))
     assert run(lab, "toy.large") == 2

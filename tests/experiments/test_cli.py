@@ -222,3 +222,43 @@ def test_help_of_an_experiment_lists_its_own_flags(lab, capsys):
     assert "share observed" in output
     assert "--strict" in output
     assert lab.calls("solo") == 0
+
+
+def test_several_at_a_time_give_what_one_at_a_time_gives(lab, capsys):
+    lab.add("first")
+    lab.add("second", replace=[("result.values, 2.0", "result.values, 0.1")])
+    assert lab.run("run", "--all", "--jobs", "2", "--strict") == cli.STRICT_FAILURE
+    output = capsys.readouterr().out
+    assert "2 claims: 1 holds" in output
+    found = {name: store.load(lab.out / name / "quick").arrays["values"] for name in ("first", "second")}
+    assert lab.run("run", "--all", "--force") == cli.OK
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, store.load(lab.out / name / "quick").arrays["values"])
+        assert lab.calls(name) == 2
+
+
+def test_a_process_that_dies_or_raises_keeps_the_finished_results(lab, capsys):
+    lab.add("first")
+    lab.add("second", replace=[("    return Result(", "    import os; os._exit(9)\n    return Result(")])
+    lab.add("third")
+    assert lab.run("run", "first", "third", "--jobs", "2") == cli.OK
+    assert lab.run("run", "--all", "--jobs", "2") == cli.BAD_USE
+    assert "a process died" in one_line(capsys)
+    assert {name.split("/")[0] for name in lab.files()} == {"first", "third"}
+    lab.add("second", replace=[("    return Result(", "    raise ZeroDivisionError\n    return Result(")])
+    with pytest.raises(ZeroDivisionError):
+        lab.run("run", "--all", "--jobs", "2")
+
+
+def test_programs_are_forgotten_only_when_there_are_many():
+    import jax
+
+    from experiments.runner import workers
+
+    traced = []
+    counted = jax.jit(lambda x: traced.append(x) or x)
+    for maps, count in ((10**9, 1), (0, 2)):
+        counted(1.0)
+        workers.forget_programs(maps)
+        counted(1.0)
+        assert len(traced) == count
