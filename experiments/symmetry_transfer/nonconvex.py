@@ -79,7 +79,7 @@ class Result(NamedTuple):
 
 
 def run(config: Config, progress: Progress) -> Result:
-    """All targets of a size, and all starts, in one batch for each dimension."""
+    """All targets of a size, all dimensions and all starts in one batch."""
     with jax.enable_x64(True):
         return _run(config, progress)
 
@@ -91,31 +91,39 @@ def _run(config, progress):
     exact = [solve_cyclic(p, E, tol=1e-13) for p, E in zip(kernels, budgets, strict=True)]
     keys, rows = jax.random.split(jax.random.key(config.seed), config.keys), []
     sizes = {7: config.dims_7, 12: config.dims_12}
-    with progress.stage("dimensions", total=sum(map(len, sizes.values()))):
+    with progress.stage("sizes", total=len(sizes)):
         for n, dims in sizes.items():
             members = [c for c, p in enumerate(kernels) if len(p) == n]
             targets = jnp.stack([circulant(kernels[c]) for c in members])
             levels = jnp.asarray([budgets[c] for c in members])
-            for dim in dims:
-                measured = jax.block_until_ready(_solve(keys, targets, levels, dim))
-                for i, c in enumerate(members):
-                    row = jax.tree.map(lambda x, i=i: np.asarray(x[i]), measured)
+            measured = jax.block_until_ready(_solve(keys, targets, levels, jnp.asarray(dims), max(dims)))
+            for i, c in enumerate(members):
+                for j, dim in enumerate(dims):
+                    row = jax.tree.map(lambda x, i=i, j=j: np.asarray(x[i, j]), measured)
                     rows.append((c, dim, row[0] - float(exact[c].value), *row[1:]))
-                progress.advance()
+            progress.advance()
     case, dims, excess, gaps, defects, simplex = map(np.asarray, zip(*rows, strict=True))
     ranks = np.asarray([int(solution.rank) for solution in exact])
     return Result(np.asarray(names), ranks, case, dims, excess, gaps, defects, simplex)
 
 
-def _solve(keys, targets, budgets, dim):
-    def one(key, P, E):
-        found = solve_factored(key, LayerPeeledProblem(P, budget_W=E, checked=False), dim)
+def _solve(keys, targets, budgets, dims, widest):
+    def one(key, P, E, dim):
+        factors = _start(key, len(P), widest, dim, E)
+        found = solve_factored(key, LayerPeeledProblem(P, budget_W=E, checked=False), widest, init=factors)
         grams = found.W @ found.H, found.W @ found.W.T, found.H.T @ found.H
         defects = jnp.stack([circulant_defect(gram) for gram in grams])
         return found.value, found.gap, defects, simplex_etf_defect(found.W)
 
-    starts = jax.vmap(one, in_axes=(0, None, None))
-    return jax.jit(jax.vmap(starts, in_axes=(None, 0, 0)))(keys, targets, budgets)
+    starts = jax.vmap(one, in_axes=(0, None, None, None))
+    each = jax.vmap(starts, in_axes=(None, None, None, 0))
+    return jax.jit(jax.vmap(each, in_axes=(None, 0, 0, None)))(keys, targets, budgets, dims)
+
+
+def _start(key, n, widest, dim, budget):
+    """Random factors of half the budget, of which only the first ``dim`` directions are used: the others stay 0."""
+    W, H = jax.random.normal(key, (2, n, widest)) * (jnp.arange(widest) < dim) * jnp.sqrt(budget / (2 * dim))
+    return W, H.T
 
 
 def claims(result: Result) -> list[Claim]:

@@ -45,6 +45,7 @@ from jaxspec.peeled.projection import project_to_ball
 from jaxspec.peeled.report import symmetry_report
 from jaxspec.peeled.report_result import Concept, Score, Simplex, SymmetryReport
 from jaxspec.peeled.targets import circulant, geometric_kernel, k_hot_targets, one_hot_kernel, von_mises_kernel
+from jaxspec.peeled.tiled import SparseTargets, solve_factored_tiled
 from jaxspec.peeled.value import optimal_value
 from jaxspec.peeled.vocabulary import TokenRows, Vocabulary, load_vocab, token_rows
 
@@ -60,6 +61,7 @@ __all__ = [
     "Representatives",
     "Score",
     "Simplex",
+    "SparseTargets",
     "SymmetryReport",
     "TensorInfo",
     "TokenRows",
@@ -108,6 +110,7 @@ __all__ = [
     "solve_cyclic",
     "solve_exchangeable",
     "solve_factored",
+    "solve_factored_tiled",
     "solve_logits",
     "solve_logits_path",
     "solve_logits_penalised",

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Key
 
 from jaxspec.linalg import spectral_norm
 from jaxspec.peeled.certificate import LEAST_WEIGHT, loss_of, per_vector_gap
-from jaxspec.peeled.checks import check_number, default_gap
+from jaxspec.peeled.checks import check_number, default_gap, known
 from jaxspec.peeled.loss import ScaledLoss
 from jaxspec.peeled.problem import FactoredSolution, LayerPeeledProblem
 from jaxspec.peeled.projection import project_to_ball, projected
@@ -25,6 +26,7 @@ from jaxspec.solvers.loop import CONVERGED, DIVERGED, RUNNING, iterate
 _METHODS = ("lbfgs", "sgd")
 # optax's own choices but for the memory: the problems are small and badly scaled near the optimum.
 _MEMORY = 20
+_LEAST_SLACK = 0.1
 
 
 class _Static(NamedTuple):
@@ -48,8 +50,9 @@ def solve_factored(
     learning_rate: Any = 10.0,
     momentum: Any = 0.9,
     init_scale: float | None = None,
+    init: tuple[Any, Any] | None = None,
 ) -> FactoredSolution:
-    """A stationary point of ``min L(W H)`` within the budgets, from a random start.
+    """A stationary point of ``min L(W H)`` within the budgets, from a random start or a given one.
 
     Below the rank of the convex solution the gap stays positive: it bounds the loss against all dimensions. Per-vector
     budgets are solved by this function alone, with a gap that weighs rows and columns by their multipliers; at
@@ -70,12 +73,15 @@ def solve_factored(
         momentum: of ``"sgd"``, in [0, 1).
         init_scale: standard deviation of the start's entries; None: 1 for ``"lbfgs"`` (relative to the slack), 0.3 for
             ``"sgd"``. 0 is a saddle.
+        init: factors W, (V, d), and H, (d, m), to start from instead, brought into their balls; the key is not used then. Where a column
+            of W and the row of H that meets it are 0, both stay 0: starts padded in this way run every dimension up to
+            ``dim`` in one compiled program.
 
     Returns:
         The point, its certificate and its gradient.
 
     Raises:
-        ValueError: for an argument out of range.
+        ValueError: for an argument out of range, or factors that do not fit the problem or are all 0.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -98,9 +104,25 @@ def solve_factored(
         grad_tol = 1e-5 if jnp.finfo(dtype).bits <= 32 else 1e-9
     tolerances = default_gap(tol, dtype), jnp.asarray(grad_tol, dtype)
     static = _Static(dim, method, 2000 if max_iter is None else max_iter, check_every, scale)
+    start = None if init is None else _checked_start(init, problem, dim)
     if method == "lbfgs":
-        return _lbfgs(key, problem, tolerances, static)
-    return _sgd(key, problem, tolerances, (jnp.asarray(learning_rate, dtype), jnp.asarray(momentum, dtype)), static)
+        return _lbfgs(key, problem, start, tolerances, static)
+    rates = jnp.asarray(learning_rate, dtype), jnp.asarray(momentum, dtype)
+    return _sgd(key, problem, start, tolerances, rates, static)
+
+
+def _checked_start(init, problem, dim):
+    (V, m), factors = problem.shape, _Factors(*(jnp.asarray(x, problem.targets.dtype) for x in init))
+    if factors.W.shape != (V, dim) or factors.H.shape != (dim, m):
+        shapes = f"{factors.W.shape} and {factors.H.shape}"
+        raise ValueError(f"init has shapes {shapes}; expected {(V, dim)} and {(dim, m)}, for V, m of problem and dim")
+    if known(init):
+        values = [np.asarray(x) for x in factors]
+        if not all(np.all(np.isfinite(x)) for x in values):
+            raise ValueError("init holds numbers that are not finite")
+        if not any(np.any(x) for x in values):
+            raise ValueError("init is 0; expected factors other than 0, which is a saddle")
+    return factors
 
 
 class _Factors(NamedTuple):
@@ -134,7 +156,7 @@ class _Program(eqx.Module):
         Z = _product(factors)
         value, G = self.loss(Z)
         by_factor = _Factors(_matmul(G, factors.H.T), _matmul(factors.W.T, G))
-        tangents, pulls = zip(*map(_tangent, factors, by_factor, self.radii, self.axes), strict=True)
+        tangents, pulls = zip(*map(tangent, factors, by_factor, self.radii, self.axes), strict=True)
         grad_norm = jnp.sqrt(sum(jnp.sum(t**2) for t in tangents))
         if self.problem.norm == "frobenius":
             return value, jnp.sum(G * Z) + self.problem.radius * spectral_norm(G), grad_norm
@@ -150,8 +172,18 @@ def _product(factors: _Factors) -> Array:
     return _matmul(factors.W, factors.H)
 
 
-def _tangent(x: Array, gradient: Array, radius: Array, axis: int | None) -> tuple[Array, Array]:
-    """Gradient without what only presses against the ball, and how hard it presses: ``-<gradient, x>``."""
+def tangent(x: Array, gradient: Array, radius: Array, axis: int | None) -> tuple[Array, Array]:
+    """Gradient without what only presses against the ball, and how hard it presses: ``-<gradient, x>``.
+
+    Args:
+        x: point of the ball.
+        gradient: there.
+        radius: of the ball.
+        axis: over which its norm runs; None: all.
+
+    Returns:
+        The gradient along the ball, and the pressure of each norm.
+    """
     square = jnp.sum(x**2, axis=axis, keepdims=True)
     pull = -jnp.sum(gradient * x, axis=axis, keepdims=True)
     on_boundary = square >= radius**2 * (1 - 1e-6)
@@ -185,11 +217,29 @@ def _program(problem: LayerPeeledProblem) -> _Program:
     return _Program(problem, loss_of(problem))
 
 
-def _start(key: Array, problem: LayerPeeledProblem, static: _Static) -> _Factors:
+def _random(key: Array, problem: LayerPeeledProblem, static: _Static) -> _Factors:
     (V, m), dtype = problem.shape, problem.targets.dtype
     keys = jax.random.split(key)
     W = static.init_scale * jax.random.normal(keys[0], (V, static.dim), dtype)
     return _Factors(W, static.init_scale * jax.random.normal(keys[1], (static.dim, m), dtype))
+
+
+def _given(program: _Program, start: _Factors) -> _Factors:
+    """A caller's factors in the coordinates of the scaled loss, inside their balls."""
+    inside = start._replace(H=start.H * program.loss.scale)
+    return _Factors(*map(projected, inside, program.radii, program.axes))
+
+
+def _lifted(program: _Program, start: _Factors) -> _Lifted:
+    """The point of a ball with the entries of ``start``; on the sphere the slack is small, as at 0 it would stay 0."""
+
+    def slack(x: Array, radius: Array, axis: int | None) -> Array:
+        inside = 1 - jnp.sum((x / radius) ** 2, axis=axis, keepdims=True)
+        return jnp.sqrt(jnp.maximum(inside, _LEAST_SLACK**2))
+
+    radii = _Factors(*(jnp.where(r > 0, r, 1) for r in program.radii))
+    entries = _Factors(*(x / r for x, r in zip(start, radii, strict=True)))
+    return _Lifted(entries, _Factors(*map(slack, start, radii, program.axes)))
 
 
 class _State(NamedTuple):
@@ -201,12 +251,19 @@ class _State(NamedTuple):
 
 @eqx.filter_jit
 def _lbfgs(
-    key: Array, problem: LayerPeeledProblem, tolerances: tuple[Array, Array], static: _Static
+    key: Array,
+    problem: LayerPeeledProblem,
+    start: _Factors | None,
+    tolerances: tuple[Array, Array],
+    static: _Static,
 ) -> FactoredSolution:
     program = _program(problem)
-    entries = _start(key, problem, static)
-    shape = [jnp.sum(x, axis=axis, keepdims=True) for x, axis in zip(entries, program.axes, strict=True)]
-    point = _Lifted(entries, _Factors(*(jnp.ones_like(x) for x in shape)))
+    if start is None:
+        entries = _random(key, problem, static)
+        shape = [jnp.sum(x, axis=axis, keepdims=True) for x, axis in zip(entries, program.axes, strict=True)]
+        point = _Lifted(entries, _Factors(*(jnp.ones_like(x) for x in shape)))
+    else:
+        point = _lifted(program, _given(program, start))
 
     def objective(point: _Lifted) -> Array:
         return program.value(_lowered(program, point))
@@ -237,6 +294,7 @@ def _lbfgs(
 def _sgd(
     key: Array,
     problem: LayerPeeledProblem,
+    start: _Factors | None,
     tolerances: tuple[Array, Array],
     rates: tuple[Array, Array],
     static: _Static,
@@ -244,7 +302,10 @@ def _sgd(
     program = _program(problem)
     axes = None if program.axes.W is None else program.axes
     optimiser = optax.chain(optax.sgd(*rates), project_to_ball(program.radii, axis=axes))
-    start = _Factors(*map(projected, _start(key, problem, static), program.radii, program.axes))
+    if start is None:
+        start = _Factors(*map(projected, _random(key, problem, static), program.radii, program.axes))
+    else:
+        start = _given(program, start)
 
     def step(carry: tuple[_Factors, Any], _: None) -> tuple[tuple[_Factors, Any], None]:
         factors, state = carry

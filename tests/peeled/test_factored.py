@@ -140,3 +140,36 @@ def test_project_to_ball_inside_changes_nothing_and_zero_radius_ends_at_zero():
     point = project_to_ball(0.0)
     updates, _ = point.update(w, point.init(w), w)
     np.testing.assert_array_equal(w + updates, 0)
+
+
+def test_a_given_start_is_used_and_padding_stays_zero(keys):
+    p = geometric_kernel(7, 1.0)
+    problem = LayerPeeledProblem(circulant(p), budget_W=0.25, budget_H=1.0)
+    optimum = solve_factored(keys[0], problem, 3, tol=1e-13)
+    again = solve_factored(keys[1], problem, 3, init=(optimum.W, optimum.H))
+    assert int(again.iterations) < int(optimum.iterations)
+    np.testing.assert_allclose(again.value, optimum.value, atol=1e-10)
+    narrow = jax.random.normal(keys[2], (7, 3)), jax.random.normal(keys[3], (3, 7))
+    wide = jnp.pad(narrow[0], ((0, 0), (0, 2))), jnp.pad(narrow[1], ((0, 2), (0, 0)))
+    for method in ("lbfgs", "sgd"):
+        padded = solve_factored(keys[0], problem, 5, method=method, init=wide)
+        assert not np.any(padded.W[:, 3:])
+        assert not np.any(padded.H[3:])
+        alone = solve_factored(keys[0], problem, 3, method=method, init=narrow)
+        np.testing.assert_allclose(padded.value, alone.value, atol=1e-9)
+    nothing = solve_factored(keys[0], LayerPeeledProblem(problem.targets, budget_W=0.0), 3, init=narrow)
+    np.testing.assert_allclose(nothing.value, np.log(7), rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ((np.ones((7, 2)), np.ones((3, 7))), r"\(7, 2\) and \(3, 7\); expected \(7, 3\)"),
+        ((np.zeros((7, 3)), np.zeros((3, 7))), "saddle"),
+        ((np.full((7, 3), np.nan), np.ones((3, 7))), "not finite"),
+    ],
+)
+def test_a_start_that_cannot_be_used_is_refused(keys, init, message):
+    problem = LayerPeeledProblem(circulant(geometric_kernel(7, 1.0)))
+    with pytest.raises(ValueError, match=message):
+        solve_factored(keys[0], problem, 3, init=init)
