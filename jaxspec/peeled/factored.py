@@ -73,9 +73,9 @@ def solve_factored(
         momentum: of ``"sgd"``, in [0, 1).
         init_scale: standard deviation of the start's entries; None: 1 for ``"lbfgs"`` (relative to the slack), 0.3 for
             ``"sgd"``. 0 is a saddle.
-        init: factors W, (V, d), and H, (d, m), to start from instead, brought into their balls; the key is not used then. Where a column
-            of W and the row of H that meets it are 0, both stay 0: starts padded in this way run every dimension up to
-            ``dim`` in one compiled program.
+        init: factors W, (V, d), and H, (d, m), to start from instead, brought into their balls; the key is not used
+            then. Where a column of W and the row of H that meets it are 0, both stay 0: starts padded in this way run
+            every dimension up to ``dim`` in one compiled program.
 
     Returns:
         The point, its certificate and its gradient.
