@@ -1,10 +1,15 @@
 """Entry point of ``python -m experiments``."""
 
+import gc
 import os
 import sys
 
 # Before NumPy and JAX load their LAPACK: its threads and XLA's spin against each other on few cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# A tenth of a compilation would be names of source lines and the garbage collector, which looks again and again at what
+# tracing keeps.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+gc.set_threshold(200_000, 20, 100)
 
 
 def main() -> int:

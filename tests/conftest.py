@@ -1,5 +1,6 @@
 """Set-up shared by all tests: runtime type checks, hypothesis, float64 and subprocesses with eight CPU devices."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -20,6 +21,10 @@ QUICK_COMPILATION = (
     "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 )
 os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
+# Another eighth is the names of source lines in compiled programs and the garbage collector, which looks again and
+# again at what tracing keeps.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+gc.set_threshold(200_000, 20, 100)
 
 # Before the first import of the library, or its annotations go unchecked. The hook lives as long as the process.
 # The numeric tower lets an int stand for a float, as Python's own typing rules do and as callers do.
