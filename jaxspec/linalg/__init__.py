@@ -2,6 +2,7 @@
 
 from jaxspec.linalg import coefficients
 from jaxspec.linalg.decompositions import eigh, ordered
+from jaxspec.linalg.orthonormal import orthonormal_basis
 from jaxspec.linalg.random_spectra import chaotic_map, random_spectrum
 from jaxspec.linalg.schatten import schatten_direction, schatten_norm
 from jaxspec.linalg.singular_values import singular_values, spectral_norm
@@ -23,6 +24,7 @@ __all__ = [
     "eigh",
     "operator_top_svd",
     "ordered",
+    "orthonormal_basis",
     "polar",
     "random_spectrum",
     "schatten_direction",

@@ -1,0 +1,32 @@
+"""Low-rank adapters: made, read, applied, and kept from relying on given directions of the residual stream."""
+
+from jaxspec.lora.adapters import AdaptedMatrix, LoraConfig, apply, delta, init, merge, unmerge
+from jaxspec.lora.directions import orthonormal_directions
+from jaxspec.lora.hooks import ablate, block_cotangent, block_hook, caft_hook, preventative_hook, steer
+from jaxspec.lora.layouts import kernel_layout, module_path
+from jaxspec.lora.roles import DEFAULT_ROLES, factor_roles, fold_norm, resolve_roles, roles_from_path, weight_roles
+
+__all__ = [
+    "DEFAULT_ROLES",
+    "AdaptedMatrix",
+    "LoraConfig",
+    "ablate",
+    "apply",
+    "block_cotangent",
+    "block_hook",
+    "caft_hook",
+    "delta",
+    "factor_roles",
+    "fold_norm",
+    "init",
+    "kernel_layout",
+    "merge",
+    "module_path",
+    "orthonormal_directions",
+    "preventative_hook",
+    "resolve_roles",
+    "roles_from_path",
+    "steer",
+    "unmerge",
+    "weight_roles",
+]
