@@ -234,8 +234,7 @@ def apply(
         scale: ``s``, or a mapping from modules to it.
         layout: as in `find_modules`.
         lazy: put `AdaptedMatrix` in place of the arrays, which compute ``x W^T + s (x A^T) B^T`` without forming the
-            sum where a model uses them with the operator ``@`` (equinox layers, plain ``x @ w``), and the sum
-            elsewhere.
+            sum, for models that use them with the operator ``@`` alone: equinox layers, plain ``x @ w``.
 
     Returns:
         A pytree like ``params``, dtypes kept; the sum is taken in float32 or wider.
@@ -305,10 +304,10 @@ def unmerge(params: PyTree, adapter: Adapter, scale: Scale = 1.0, *, layout: Lay
 
 
 class AdaptedMatrix(eqx.Module):
-    """A parameter ``W`` with its adapter beside it, used like an array.
+    """A parameter ``W`` with its adapter beside it, for use with the operator ``@``.
 
-    ``x @ m`` and ``m @ x`` cost ``2 r (in + out)`` operations a vector more than with ``W``; any other use, through
-    `jnp.asarray`, forms the sum.
+    ``x @ m`` and ``m @ x`` cost ``2 r (in + out)`` operations a vector more than with ``W``. It is no array: any other
+    use is a `TypeError`, and `dense` gives the sum.
 
     Attributes:
         weight: ``W`` in its own layout.
@@ -339,7 +338,8 @@ class AdaptedMatrix(eqx.Module):
         """Of ``W``."""
         return self.weight.dtype
 
-    def __jax_array__(self) -> Array:
+    def dense(self) -> Array:
+        """``W + s B A`` in the layout and dtype of ``W``."""
         return _sum(self.weight, _product(self.a, self.b, self.scale), self.layout)
 
     def __matmul__(self, x: ArrayLike) -> Array:
