@@ -19,6 +19,7 @@ from jaxspec.linalg import ordered
 from jaxspec.linalg.scaling import compute_dtype
 from jaxspec.optim.layout import DimsTree, LeafLayout, buckets, check_dtypes, stack, tree_layouts
 from jaxspec.optim.normalization import Normalizer, ShapeScale, normalizer, shape_factor
+from jaxspec.optim.placement import placed_as_given
 
 MapFn = Callable[..., Array]
 Schedule = ArrayLike | Callable[[Array], ArrayLike]
@@ -168,19 +169,7 @@ def map_leaves(
     Returns:
         The mapped leaves; empty ones unchanged.
     """
-    placements = [jax.typeof(x).sharding for x in leaves]
-    explicit = [placed.mesh for placed in placements if placed.mesh.explicit_axes]
-    if not explicit:
-        return _map_buckets(function, leaves, layouts, factor, keys)
-    # Axes in the type of an array would forbid to stack leaves that lie differently: hand them to the compiler, and
-    # put every update where its gradient lies.
-    out = [
-        placed if placed.mesh.explicit_axes else NamedSharding(explicit[0], PartitionSpec()) for placed in placements
-    ]
-    run = jax.sharding.auto_axes(
-        lambda *leaves: tuple(_map_buckets(function, leaves, layouts, factor, keys)), out_sharding=tuple(out)
-    )
-    return list(run(*leaves))
+    return placed_as_given(lambda xs: _map_buckets(function, xs, layouts, factor, keys), leaves)
 
 
 def _map_buckets(function, leaves, layouts, factor, keys):

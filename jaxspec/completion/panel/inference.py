@@ -11,7 +11,7 @@ from jaxspec.completion import validation
 from jaxspec.completion.panel import inputs
 from jaxspec.completion.panel.result import PanelEffects, PanelFit
 from jaxspec.completion.panel.student import outside, two_sided_quantile
-from jaxspec.linalg import decompositions
+from jaxspec.linalg.orthonormal import orthonormal_basis
 from jaxspec.linalg.scaling import power_of_two_scale
 
 
@@ -170,7 +170,7 @@ def _one_unit(y: Array, d: Array, seen: Array, basis: Array, asked: tuple) -> tu
     # Observed periods first, in their order: shifts run over them only.
     order = jnp.argsort(~seen, stable=True)
     count = jnp.sum(seen)
-    q = _orthonormal(basis * w[:, None])
+    q, _ = orthonormal_basis(basis * w[:, None])
     free = lambda x: x - q @ (q.T @ x)  # noqa: E731
     ry, rd = free(y)[order], free(d.astype(y.dtype))[order]
     treated = (d.astype(y.dtype))[order]
@@ -198,11 +198,3 @@ def _one_unit(y: Array, d: Array, seen: Array, basis: Array, asked: tuple) -> tu
     high = jnp.where(kept[-1] | blind, jnp.inf, jnp.max(jnp.where(kept, grid, -jnp.inf)))
     values = (estimate, p_value(jnp.zeros_like(estimate)), low, high)
     return tuple(jnp.where(known, value, jnp.nan) for value in values)
-
-
-def _orthonormal(x: Float[Array, "m k"]) -> Float[Array, "m k"]:
-    """Orthonormal basis of the range, zeros for the directions that are missing."""
-    if x.shape[1] == 0:
-        return x
-    u, s, _ = decompositions.svd(x)
-    return u * (s > 10 * max(x.shape) * jnp.finfo(x.dtype).eps * s[0])
