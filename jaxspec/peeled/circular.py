@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from jaxspec.chance import upper_p_value
 from jaxspec.linalg import eigh, polar
 from jaxspec.peeled.checks import floating
 from jaxspec.solvers.loop import CONVERGED, RUNNING, iterate
@@ -156,7 +157,7 @@ def discover_cyclic_order(G: Any, *, key: Key[Array, ""], refine: bool = True, n
     order, score, null = _discover(G, key, refine, num_null)
     order = canonical_order(np.asarray(order, np.int64))
     slack = rounding_slack(G.dtype, n) * max(float(jnp.trace(G)), abs(float(score)), 1e-300)
-    p_value = (1 + int(np.sum(np.asarray(null) >= float(score) - slack))) / (1 + num_null)
+    p_value = float(upper_p_value(np.asarray(null), float(score), slack))
     r2 = float(circulant_r2(G[order][:, order]))
     return CyclicOrder(order, float(score), r2, p_value, equivalent_orders(order))
 

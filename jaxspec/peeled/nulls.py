@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxspec.chance import upper_p_value
 from jaxspec.peeled.checks import floating
 from jaxspec.peeled.circular import all_orders, rounding_slack
 
@@ -105,8 +106,7 @@ def permutation_test(
             raise ValueError(f"key is None and n is {n} > exact_limit; expected a random key")
         orders = _random_orders(key, n, num_samples)
     observed, null = _shuffled(stat, G, orders)
-    count = _as_large(null, observed, rounding_slack(G.dtype, n))
-    p_value = count / len(null) if exact else (1 + count) / (1 + num_samples)
+    p_value = _p_value(null, observed, rounding_slack(G.dtype, n), exact)
     return PermutationTest(float(observed), p_value, *_moments(null), exact)
 
 
@@ -209,16 +209,18 @@ def _token_sets(stat: Callable, table: Array, key: Array, size: int, count: int)
 
 def _judged(observed: Array, null: Array, small: bool, like: Array) -> NullTest:
     sign = -1 if small else 1
-    count = _as_large(sign * null, sign * observed, rounding_slack(like.dtype, like.shape[0]))
-    return NullTest(float(observed), (1 + count) / (1 + null.size), *_moments(null))
+    p_value = _p_value(sign * null, sign * observed, rounding_slack(like.dtype, like.shape[0]))
+    return NullTest(float(observed), p_value, *_moments(null))
 
 
-def _as_large(null: Array, observed: Array, slack: float) -> int:
+def _p_value(null: Array, observed: Array, slack: float, exact: bool = False) -> float:
+    """With ``exact`` the observed value is one of the draws already."""
     if math.isnan(float(observed)):
-        return null.size
+        return 1.0
+    values, value = np.asarray(null), np.asarray(observed)
     # Ties count: without the slack the equivalent orders are lost to rounding.
-    size = max(abs(float(observed)), float(jnp.nanmax(jnp.abs(null))))
-    return int(jnp.sum(null >= observed - slack * size))
+    slack = np.asarray(slack * max(abs(value), np.nanmax(np.abs(values))), values.dtype)
+    return float(np.mean(values >= value - slack) if exact else upper_p_value(values, value, slack))
 
 
 def _moments(null: Array) -> tuple[float, float]:

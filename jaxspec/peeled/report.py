@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxspec.chance import upper_p_value
 from jaxspec.linalg.decompositions import qr, svd
 from jaxspec.peeled.checkpoints import TensorInfo, Unembedding, find_unembedding, list_tensors, rows_of
 from jaxspec.peeled.circular import (
@@ -266,7 +267,7 @@ def _resampled_grams(x: Float[Array, "n d"], key: Array) -> Float[Array, "r n n"
 def _score(tested: Any, resampled: Array, chance: Array, settings: _Settings, searched: float | None) -> Score:
     low, high = np.nanquantile(np.asarray(resampled), (0.025, 0.975)).tolist()
     value = float(tested.statistic)
-    control = (1 + int(np.sum(np.asarray(chance) >= value))) / (1 + len(chance))
+    control = float(upper_p_value(np.asarray(chance), value))
     if settings.order == "given":
         null = float(tested.null_mean), float(tested.null_std)
         return Score(value, low, high, float(tested.p_value), bool(tested.exact), control, *null)
@@ -281,7 +282,7 @@ def _centred_defect(rows: Float[Array, "n d"]) -> Float[Array, ""]:
 def _simplex(x: np.ndarray, controls: np.ndarray, key: Array) -> Simplex:
     gaussian = gaussian_test(_centred_defect, jnp.asarray(x), key=key)
     others = np.asarray(_values(_centred_defect, jnp.asarray(controls)))
-    control = (1 + int(np.sum(others <= gaussian.statistic))) / (1 + len(others))
+    control = float(upper_p_value(-others, -gaussian.statistic))
     return Simplex(gaussian.statistic, gaussian.null_mean, gaussian.p_value, control)
 
 

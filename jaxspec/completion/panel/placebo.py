@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxspec.chance import upper_p_value
 from jaxspec.completion import validation
 from jaxspec.completion.panel import inputs
 from jaxspec.completion.panel.averages import lags_of
@@ -174,9 +175,7 @@ def _in_space(data: inputs.Panel, numbers: Numbers, static: Static) -> PlaceboIn
     rows = jnp.arange(len(Y) - 1)
     # One core runs a batch of factorisations no faster than a loop of them, and the loop needs the memory of one fit.
     means, roots = jax.lax.map(one, rows) if jax.default_backend() == "cpu" else jax.vmap(one)(rows)
-    known = jnp.isfinite(means)
-    beyond = jnp.sum(known & (jnp.abs(means) >= jnp.abs(att)))
-    p = jnp.where(jnp.isfinite(att), (1 + beyond) / (jnp.sum(known) + 1), jnp.nan)
+    p = jnp.where(jnp.isfinite(att), upper_p_value(jnp.abs(means), jnp.abs(att)), jnp.nan)
     return PlaceboInSpace(means * scale, p.astype(Y.dtype), att * scale, roots * scale)
 
 
