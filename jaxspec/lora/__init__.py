@@ -4,12 +4,14 @@ from jaxspec.lora.adapters import AdaptedMatrix, LoraConfig, apply, delta, init,
 from jaxspec.lora.directions import orthonormal_directions
 from jaxspec.lora.hooks import ablate, block_cotangent, block_hook, caft_hook, preventative_hook, steer
 from jaxspec.lora.layouts import kernel_layout, module_path
+from jaxspec.lora.peft_files import PeftAdapter, load_peft, save_peft
 from jaxspec.lora.roles import DEFAULT_ROLES, factor_roles, fold_norm, resolve_roles, roles_from_path, weight_roles
 
 __all__ = [
     "DEFAULT_ROLES",
     "AdaptedMatrix",
     "LoraConfig",
+    "PeftAdapter",
     "ablate",
     "apply",
     "block_cotangent",
@@ -20,12 +22,14 @@ __all__ = [
     "fold_norm",
     "init",
     "kernel_layout",
+    "load_peft",
     "merge",
     "module_path",
     "orthonormal_directions",
     "preventative_hook",
     "resolve_roles",
     "roles_from_path",
+    "save_peft",
     "steer",
     "unmerge",
     "weight_roles",

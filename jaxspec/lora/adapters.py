@@ -55,6 +55,8 @@ class LoraConfig:
         rank_pattern: regular expression, matched like ``targets``, to the rank of the modules that it matches; the
             first one decides.
         alpha_pattern: the same for alpha.
+        fan_in_fan_out: a note for PEFT files: the base model stores its weights as (in, out), as GPT-2 does. It changes
+            no factor; `kernel_layout` knows GPT-2.
 
     Example:
         >>> LoraConfig(rank=8, alpha=16.0).scaling
@@ -68,6 +70,7 @@ class LoraConfig:
     dtype: DTypeLike | None = None
     rank_pattern: Mapping[str, int] | tuple[tuple[str, int], ...] = ()
     alpha_pattern: Mapping[str, float] | tuple[tuple[str, float], ...] = ()
+    fan_in_fan_out: bool = False
 
     def __post_init__(self):
         for name in ("rank_pattern", "alpha_pattern"):

@@ -13,7 +13,7 @@ from jaxspec.peeled.actions import (
 )
 from jaxspec.peeled.averages import Representatives, orbit_representatives, reynolds
 from jaxspec.peeled.certificate import duality_gap, kkt_residual
-from jaxspec.peeled.checkpoints import TensorInfo, Unembedding, find_unembedding, list_tensors, read_tensor_rows
+from jaxspec.peeled.checkpoints import Unembedding, find_unembedding
 from jaxspec.peeled.circular import (
     CyclicOrder,
     circulant_r2,
@@ -48,6 +48,7 @@ from jaxspec.peeled.targets import circulant, geometric_kernel, k_hot_targets, o
 from jaxspec.peeled.tiled import SparseTargets, solve_factored_tiled
 from jaxspec.peeled.value import optimal_value
 from jaxspec.peeled.vocabulary import TokenRows, Vocabulary, load_vocab, token_rows
+from jaxspec.tensor_files import TensorInfo, list_tensors, read_tensor_rows
 
 __all__ = [
     "Concept",

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxspec.chance import upper_p_value
 from jaxspec.linalg.decompositions import qr, svd
-from jaxspec.peeled.checkpoints import TensorInfo, Unembedding, find_unembedding, list_tensors, rows_of
+from jaxspec.peeled.checkpoints import Unembedding, find_unembedding
 from jaxspec.peeled.circular import (
     best_cyclic_order,
     circulant_r2,
@@ -27,6 +27,7 @@ from jaxspec.peeled.geometry import cosines, simplex_etf_defect
 from jaxspec.peeled.nulls import gaussian_test, permutation_test
 from jaxspec.peeled.report_result import Concept, Score, Simplex, SymmetryReport
 from jaxspec.peeled.vocabulary import LISTS, TokenRows, Vocabulary, load_vocab, token_rows
+from jaxspec.tensor_files import TensorInfo, list_tensors, rows_of
 
 LEAST_WORDS = 4
 _CENTERS = ("group", "vocab", "none")
