@@ -1,6 +1,8 @@
 """Low-rank adapters: made, read, applied, and kept from relying on given directions of the residual stream."""
 
 from jaxspec.lora.adapters import AdaptedMatrix, LoraConfig, apply, delta, init, merge, unmerge
+from jaxspec.lora.baselines import image_directions, project_delta, scale_delta, truncate_delta
+from jaxspec.lora.diagnostics import Reliance, Tradeoff, reliance, tradeoff
 from jaxspec.lora.directions import orthonormal_directions
 from jaxspec.lora.hooks import ablate, block_cotangent, block_hook, caft_hook, preventative_hook, steer
 from jaxspec.lora.layouts import kernel_layout, module_path
@@ -12,6 +14,8 @@ __all__ = [
     "AdaptedMatrix",
     "LoraConfig",
     "PeftAdapter",
+    "Reliance",
+    "Tradeoff",
     "ablate",
     "apply",
     "block_cotangent",
@@ -20,6 +24,7 @@ __all__ = [
     "delta",
     "factor_roles",
     "fold_norm",
+    "image_directions",
     "init",
     "kernel_layout",
     "load_peft",
@@ -27,10 +32,15 @@ __all__ = [
     "module_path",
     "orthonormal_directions",
     "preventative_hook",
+    "project_delta",
+    "reliance",
     "resolve_roles",
     "roles_from_path",
     "save_peft",
+    "scale_delta",
     "steer",
+    "tradeoff",
+    "truncate_delta",
     "unmerge",
     "weight_roles",
 ]
