@@ -1,7 +1,8 @@
 """Low-rank adapters: made, read, applied, and kept from relying on given directions of the residual stream."""
 
-from jaxspec.lora.adapters import AdaptedMatrix, LoraConfig, apply, delta, init, merge, unmerge
+from jaxspec.lora.adapters import AdaptedMatrix, apply, delta, init, merge, unmerge
 from jaxspec.lora.baselines import image_directions, project_delta, scale_delta, truncate_delta
+from jaxspec.lora.config import LoraConfig
 from jaxspec.lora.diagnostics import Reliance, Tradeoff, reliance, tradeoff
 from jaxspec.lora.directions import orthonormal_directions
 from jaxspec.lora.hooks import ablate, block_cotangent, block_hook, caft_hook, preventative_hook, steer

@@ -19,7 +19,8 @@ import numpy as np
 from jax import dtypes
 from jaxtyping import Array
 
-from jaxspec.lora.adapters import Adapter, LoraConfig, Scale, checked_factors, scale_of
+from jaxspec.lora.adapters import Adapter, Scale, checked_factors, scale_of
+from jaxspec.lora.config import LoraConfig
 from jaxspec.lora.layouts import is_embedding
 from jaxspec.tensor_files import Pathish, TensorInfo, list_tensors, read_json, replacing, rows_of, write_tensors
 
