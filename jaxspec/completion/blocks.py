@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxspec.completion.group_layout import buckets, checked_rows, padded, take_rows
 from jaxspec.completion.unfolding import Modes, split_modes
-from jaxspec.completion.validation import is_concrete
 from jaxspec.linalg import singular_values, spectral_norm
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.prox import svt, tubal_norm, tubal_spectral_norm, tubal_svt
 from jaxspec.solvers import Block
 

@@ -21,6 +21,7 @@ from jaxspec.completion.groups import EVERYONE, Groups, make_groups
 from jaxspec.completion.hold_out import LambdaChoice, choice, hide
 from jaxspec.completion.metrics import rmse
 from jaxspec.completion.result import CompletionResult
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.solvers.stopping import safe_ratio
 
 Solver = Callable[[Array, Array, Array], CompletionResult]
@@ -93,7 +94,7 @@ def held_out(
     Raises:
         ValueError: for an argument out of range, or too few observed entries.
     """
-    observed = int(jnp.sum(W > 0)) if validation.is_concrete(W) else None
+    observed = int(jnp.sum(W > 0)) if is_concrete(W) else None
     if folds is None:
         if not 0 < frac < 1:
             raise ValueError(f"frac must be in (0, 1), got {frac}")

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from jaxspec.completion import validation
 from jaxspec.completion.metrics import rmse
 from jaxspec.completion.tensor import complete_tensor, lambda_max
+from jaxspec.linalg.concrete import is_concrete
 
 
 class LambdaChoice(NamedTuple):
@@ -76,12 +77,12 @@ def choose_lam(
     if splits < 1:
         raise ValueError(f"splits must be at least 1, got {splits}")
     tensor, mask, _ = validation.observations(tensor, mask, True)
-    if validation.is_concrete(mask) and int(jnp.sum(mask)) < 2:
+    if is_concrete(mask) and int(jnp.sum(mask)) < 2:
         raise ValueError(f"mask must hold at least two observed entries, got {int(jnp.sum(mask))}")
     if lams is None:
         lams = lambda_max(tensor, mask) * jnp.logspace(0, -3, 12, dtype=tensor.dtype)
     lams = jnp.sort(jnp.asarray(lams, tensor.dtype))[::-1]
-    if validation.is_concrete(lams) and not bool(jnp.all((lams > 0) & jnp.isfinite(lams))):
+    if is_concrete(lams) and not bool(jnp.all((lams > 0) & jnp.isfinite(lams))):
         raise ValueError(f"lams must be positive and finite, got {np.asarray(lams).tolist()}")
     hidden = jnp.stack([hide(mask, fraction, split) for split in jax.random.split(key, splits)])
     curve = _Curve(weights, regularizer, tol, max_iter)

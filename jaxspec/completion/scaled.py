@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxspec.completion.validation import is_concrete
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import power_of_two_scale
 from jaxspec.solvers import Block, DataTerm
 

@@ -9,12 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.solvers import ADMMInfo
-
-
-def is_concrete(*arrays: Any) -> bool:
-    """Whether all values can be looked at (nothing is traced)."""
-    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
 def observations(

@@ -2,21 +2,12 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import compute_dtype
-
-
-def known(*values: Any) -> bool:
-    """Whether no leaf of ``values`` is traced.
-
-    Args:
-        *values: pytrees.
-    """
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
 def floating(name: str, value: Any) -> Array:
@@ -45,7 +36,7 @@ def check_number(name: str, value: Any) -> None:
         name: of the argument, for the message.
         value: number or array.
     """
-    if known(value):
+    if is_concrete(value):
         array = np.asarray(value, float)
         if not np.all(np.isfinite(array) & (array >= 0)):
             raise ValueError(f"{name} is {value}; expected finite numbers >= 0")
@@ -60,7 +51,7 @@ def check_distributions(name: str, columns: Any) -> None:
         name: of the argument, for the message.
         columns: (V, m).
     """
-    if not known(columns):
+    if not is_concrete(columns):
         return
     values = np.asarray(columns, float)
     if values.ndim != 2 or 0 in values.shape:
@@ -89,7 +80,7 @@ def check_masses(name: str, masses: Any, count: int) -> None:
     """
     if np.shape(masses) != (count,):
         raise ValueError(f"{name} has shape {np.shape(masses)}; expected ({count},)")
-    if not known(masses):
+    if not is_concrete(masses):
         return
     values = np.asarray(masses, float)
     if not np.all(np.isfinite(values) & (values >= 0)):

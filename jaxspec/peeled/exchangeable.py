@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.peeled.actions import PermutationAction, is_transitive, pair_orbit_count
 from jaxspec.peeled.averages import check_orbit_sizes
-from jaxspec.peeled.checks import default_gap, known
+from jaxspec.peeled.checks import default_gap
 from jaxspec.peeled.loss import loss_and_gradient, unbounded_logits
 from jaxspec.peeled.orbit_solver import OrbitProgram, orbit_program
 from jaxspec.peeled.problem import PeeledSolution
@@ -82,7 +83,7 @@ def solve_exchangeable(
         pairs = pair_orbit_count(action)
         if not is_transitive(action) or pairs > 1:
             raise ValueError(f"action has {pairs} orbits on unordered pairs of tokens; expected 1")
-        if checked and known(program.targets, program.size):
+        if checked and is_concrete(program.targets, program.size):
             check_orbit_sizes(program.targets, action, np.asarray(orbit_size))
     return _solve(program, default_gap(tol, program.targets.dtype))
 

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxspec.linalg import decompositions
-from jaxspec.peeled.checks import check_number, floating, known, masses_or_uniform
+from jaxspec.linalg.concrete import is_concrete
+from jaxspec.peeled.checks import check_number, floating, masses_or_uniform
 from jaxspec.peeled.problem import numerical_rank
 
 
@@ -53,7 +54,7 @@ def factorize_logits(
     logits = floating("logits", logits)
     for name, budget in (("budget_W", budget_W), ("budget_H", budget_H)):
         check_number(name, budget)
-        if known(budget) and not np.all(np.asarray(budget) > 0):
+        if is_concrete(budget) and not np.all(np.asarray(budget) > 0):
             raise ValueError(f"{name} is {budget}; expected a number > 0")
     if dim is not None and dim < 1:
         raise ValueError(f"dim is {dim}; expected an integer >= 1")
@@ -62,7 +63,7 @@ def factorize_logits(
     W, H, values = _factors(logits, jnp.asarray(budget_W), jnp.asarray(budget_H), jnp.sqrt(m * mass))
     if dim is None:
         return W, H
-    if known(values) and not truncate:
+    if is_concrete(values) and not truncate:
         rank = int(numerical_rank(values, jnp.sum(values), max(V, m)))
         if dim < rank:
             raise ValueError(f"dim is {dim}, below the rank {rank} of the logits; expected more, or truncate=True")

@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxspec.linalg import ordered, singular_values, spectral_norm
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.peeled.certificate import loss_of, require_frobenius, scaled, scaled_gap
-from jaxspec.peeled.checks import check_distributions, check_number, default_gap, floating, known, masses_or_uniform
+from jaxspec.peeled.checks import check_distributions, check_number, default_gap, floating, masses_or_uniform
 from jaxspec.peeled.loss import ScaledLoss, cross_entropies, unbounded_logits
 from jaxspec.peeled.problem import LayerPeeledProblem, PeeledSolution, numerical_rank
 from jaxspec.prox import project_nuclear_ball, svt
@@ -208,7 +209,7 @@ def _start(problem: LayerPeeledProblem, init: Any) -> Array:
     logits = init.logits if isinstance(init, PeeledSolution) else init
     if np.shape(logits) != problem.shape:
         raise ValueError(f"init has shape {np.shape(logits)}; expected {problem.shape}")
-    if known(logits) and not bool(jnp.all(jnp.isfinite(jnp.asarray(logits)))):
+    if is_concrete(logits) and not bool(jnp.all(jnp.isfinite(jnp.asarray(logits)))):
         raise ValueError("init holds entries that are not finite")
     # Columns without weight have no gradient: they stay where they start, which must be 0.
     return jnp.where(problem.weights > 0, jnp.asarray(logits, problem.targets.dtype), 0)

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxspec.linalg import eigh, ordered
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import power_of_two_scale
 from jaxspec.peeled.actions import PermutationAction, orbitals
 from jaxspec.peeled.averages import check_orbit_sizes, reynolds
-from jaxspec.peeled.checks import check_distributions, check_number, default_gap, floating, known, masses_or_uniform
+from jaxspec.peeled.checks import check_distributions, check_number, default_gap, floating, masses_or_uniform
 from jaxspec.peeled.logits import Limits
 from jaxspec.peeled.loss import loss_and_gradient, unbounded_logits
 from jaxspec.peeled.problem import PeeledSolution, numerical_rank
@@ -89,7 +90,7 @@ def solve_orbits(
     program = orbit_program(representatives, orbit_mass, orbit_size, budget_W, budget_H, checked=checked)
     if program.targets.shape[0] != action.degree:
         raise ValueError(f"representatives has {program.targets.shape[0]} rows; expected {action.degree}, the degree")
-    if checked and known(program.targets, program.size):
+    if checked and is_concrete(program.targets, program.size):
         check_orbit_sizes(program.targets, action, np.asarray(orbit_size))
     start = jnp.zeros_like(program.targets)
     if init is not None:
@@ -132,7 +133,7 @@ def orbit_program(
         check_distributions("representatives", targets)
         check_number("budget_W", budget_W)
         check_number("budget_H", budget_H)
-        if known(orbit_size):
+        if is_concrete(orbit_size):
             sizes = np.asarray(orbit_size)
             if not (np.all(sizes >= 1) and np.all(sizes == np.round(sizes))):
                 raise ValueError(f"orbit_size is {orbit_size}; expected integers >= 1")

@@ -19,7 +19,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxspec.peeled.checks import check_distributions, check_number, floating, known, masses_or_uniform
+from jaxspec.linalg.concrete import is_concrete
+from jaxspec.peeled.checks import check_distributions, check_number, floating, masses_or_uniform
 
 _NORMS = ("frobenius", "per_vector")
 
@@ -109,7 +110,7 @@ class LayerPeeledProblem(eqx.Module):
 
 
 def _check_support(weights: Array, masses: Array) -> None:
-    if known(weights, masses) and bool(jnp.any((masses == 0) & (weights > 0))):
+    if is_concrete(weights, masses) and bool(jnp.any((masses == 0) & (weights > 0))):
         column = int(jnp.argmax((masses == 0) & (weights > 0)))
         raise ValueError(f"context_mass is 0 at column {column}, whose weight is {weights[column]}; expected more")
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from jaxspec.peeled.checks import known
+from jaxspec.linalg.concrete import is_concrete
 
 
 def project_to_ball(radius: PyTree, *, axis: PyTree = None) -> optax.GradientTransformation:
@@ -36,7 +36,7 @@ def project_to_ball(radius: PyTree, *, axis: PyTree = None) -> optax.GradientTra
         Array([0.6, 0.8], dtype=float32)
     """
     for leaf in jax.tree.leaves(radius):
-        if known(leaf) and not np.all(np.asarray(leaf, float) >= 0):
+        if is_concrete(leaf) and not np.all(np.asarray(leaf, float) >= 0):
             raise ValueError(f"radius is {leaf}; expected numbers >= 0")
 
     def update(updates: optax.Updates, params: optax.Params | None = None) -> optax.Updates:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxspec.peeled.checks import check_number, known
+from jaxspec.linalg.concrete import is_concrete
+from jaxspec.peeled.checks import check_number
 
 
 def von_mises_kernel(n: int, kappa: float, shift: int = 1) -> Float[Array, " n"]:
@@ -55,7 +56,7 @@ def geometric_kernel(n: int, ell: float, shift: int = 1) -> Float[Array, " n"]:
         Array([0.212, 0.576, 0.212], dtype=float32)
     """
     check_number("ell", ell)
-    if known(ell) and not ell > 0:
+    if is_concrete(ell) and not ell > 0:
         raise ValueError(f"ell is {ell}; expected a number > 0")
     ahead = (_cycle(n) - shift) % n
     return jax.nn.softmax(-jnp.minimum(ahead, n - ahead) / ell)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxspec.completion.metrics import TruthError
 from jaxspec.completion.result import TensorCompletion
 from jaxspec.completion.scaled import data_scale
-from jaxspec.completion.validation import is_concrete
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.solvers import ADMMInfo, Block
 from jaxspec.solvers.loop import CONVERGED, EMPTY, RUNNING, History, empty_history
 

@@ -18,6 +18,7 @@ from jaxspec.completion.panel.spectral import ArmsFit, fit_arms, panel_fit
 from jaxspec.completion.panel.student import two_sided_quantile
 from jaxspec.completion.scaled import data_scale
 from jaxspec.linalg import ordered
+from jaxspec.linalg.concrete import is_concrete
 
 LEAST_RATIO = 2.0
 ARMS = ("untreated", "treated")
@@ -152,7 +153,7 @@ def _report(data: Panel, *, se: str, cov: str, block: int | None, anticipation: 
 
 
 def _level(level: Any, dtype: Any) -> Array:
-    if validation.is_concrete(level) and not 0 < float(level) < 1:
+    if is_concrete(level) and not 0 < float(level) < 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
     return jnp.asarray(level, dtype)
 
@@ -160,7 +161,7 @@ def _level(level: Any, dtype: Any) -> Array:
 def _groups(groups: Any, n: int) -> tuple[Array, int]:
     if groups is None:
         return jnp.full(n, -1), 0
-    if not validation.is_concrete(groups):
+    if not is_concrete(groups):
         raise ValueError("groups must be known when the program is traced: their number is a shape")
     labels = np.asarray(groups)
     if labels.shape != (n,):
@@ -188,7 +189,7 @@ def warn_of(fit: PanelFit, *, arms: tuple[int, ...] = (0, 1)) -> None:
         fit: the fit.
         arms: of which to speak.
     """
-    if not validation.is_concrete(*fit) or fit.tau.ndim != 1:
+    if not is_concrete(*fit) or fit.tau.ndim != 1:
         return
     texts = []
     lost = int(np.sum(~np.asarray(fit.identified)))

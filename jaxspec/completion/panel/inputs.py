@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxspec.completion import validation
+from jaxspec.linalg.concrete import is_concrete
 
 Number = float | int | Float[Array, ""]
 Rank = str | int | tuple[int, int]
@@ -187,7 +188,7 @@ def options(
             raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
     if center not in (None, "row", "two_way"):
         raise ValueError(f"center must be None, 'row' or 'two_way', got {center!r}")
-    if validation.is_concrete(clip) and not 0 < float(clip) <= 1:
+    if is_concrete(clip) and not 0 < float(clip) <= 1:
         raise ValueError(f"clip must be in (0, 1], got {clip}")
     if start not in ("one_step", "path", "auto"):
         raise ValueError(f"start must be 'one_step', 'path' or 'auto', got {start!r}")

@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxspec.chance import upper_p_value
-from jaxspec.completion import validation
 from jaxspec.completion.panel import inputs
 from jaxspec.completion.panel.averages import lags_of
 from jaxspec.completion.panel.design import influence, make_design
 from jaxspec.completion.panel.inputs import Number, Numbers, Rank, Static
 from jaxspec.completion.panel.spectral import ArmsFit, fit_arms
 from jaxspec.completion.scaled import data_scale
+from jaxspec.linalg.concrete import is_concrete
 
 
 class PlaceboInSpace(NamedTuple):
@@ -240,7 +240,7 @@ def placebo_in_time(
     m = data.Y.shape[1]
     if isinstance(periods, bool) or not isinstance(periods, int) or not 1 <= periods < m:
         raise ValueError(f"periods must be an integer from 1 to {m - 1}, got {periods!r}")
-    if validation.is_concrete(data.D) and not bool(jnp.any(data.D)):
+    if is_concrete(data.D) and not bool(jnp.any(data.D)):
         raise ValueError("D must have a treated unit, got none: there is no time before the first treatment")
     static, numbers = inputs.options(
         data,
