@@ -36,12 +36,29 @@ class Bath(NamedTuple):
 
 
 def upper_edge(aspect: Number, sigma2: Number) -> Float[Array, ""]:
-    """``s_+ = sqrt(s2) (1 + sqrt r)``, the largest singular value of the bulk."""
+    """``s_+ = sqrt(s2) (1 + sqrt r)``, the largest singular value of the bulk.
+
+    Args:
+        aspect: ``r = N1 / N2``.
+        sigma2: ``s2``: entries have variance ``s2 / N2``.
+
+    Returns:
+        The edge.
+    """
     return jnp.sqrt(sigma2) * (1 + jnp.sqrt(aspect))
 
 
 def bath_of_product(x: Number, aspect: Number, sigma2: Number) -> Bath:
-    """The bath where ``g1 g2 = x``, 0 < x <= 1/(s2 sqrt r): free of cancellation, from infinity down to the edge."""
+    """The bath where ``g1 g2 = x``: free of cancellation from infinity (x = 0) down to the edge.
+
+    Args:
+        x: ``0 < x <= 1 / (s2 sqrt r)``; at the upper bound the slopes are infinite.
+        aspect: ``r = N1 / N2``.
+        sigma2: ``s2``.
+
+    Returns:
+        `Bath`.
+    """
     a, b = sigma2 * x, sigma2 * aspect * x
     sv = jnp.sqrt((1 + a) * (1 + b) / x)
     slope = 2 * sv * x * x / (a * b - 1)
@@ -50,7 +67,16 @@ def bath_of_product(x: Number, aspect: Number, sigma2: Number) -> Bath:
 
 
 def bath(sv: Number, aspect: Number, sigma2: Number) -> Bath:
-    """The bath at a singular value above the edge; NaN inside the bulk."""
+    """The bath at a singular value.
+
+    Args:
+        sv: singular value, above the edge.
+        aspect: ``r = N1 / N2``.
+        sigma2: ``s2``.
+
+    Returns:
+        `Bath`; NaN inside the bulk.
+    """
     middle = sv * sv - sigma2 * (1 + aspect)
     root = jnp.sqrt(middle * middle - 4 * sigma2 * sigma2 * aspect)
     x = jnp.where(middle > 0, 2 / (middle + root), jnp.nan)

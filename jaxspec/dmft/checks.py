@@ -2,13 +2,9 @@
 
 from typing import Any
 
-import jax
 import numpy as np
 
-
-def traced(value: Any) -> bool:
-    """Whether the numbers of ``value`` are unknown while Python runs."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+from jaxspec.linalg.concrete import is_concrete
 
 
 def check_numbers(low: float, *, closed: bool, **values: Any) -> None:
@@ -20,7 +16,7 @@ def check_numbers(low: float, *, closed: bool, **values: Any) -> None:
         **values: numbers or arrays under the names of their arguments.
     """
     for name, value in values.items():
-        if traced(value):
+        if not is_concrete(value):
             continue
         numbers = np.asarray(value, float)
         if not np.all(np.isfinite(numbers)) or np.any(numbers < low) or (not closed and np.any(numbers == low)):
@@ -51,3 +47,29 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; expected one of {choices}")
+
+
+def check_schedule(name: str, value: Any, steps: int) -> None:
+    """Raise `ValueError` unless ``value`` is one number, or one for each update.
+
+    Args:
+        name: of the argument.
+        value: a number or an array.
+        steps: number of updates.
+    """
+    if np.shape(value) not in ((), (steps,)):
+        raise ValueError(f"{name} has shape {np.shape(value)}; expected a number or ({steps},), one for each update")
+
+
+def check_decay(eta: Any, weight_decay: Any) -> None:
+    """Raise `ValueError` where a known weight decay is negative, or leaves nothing of the parameters in one update.
+
+    Args:
+        eta: learning rate, or one for each update.
+        weight_decay: the same.
+    """
+    check_numbers(0, closed=True, weight_decay=weight_decay)
+    if not is_concrete(eta, weight_decay) or np.shape(eta) != np.shape(weight_decay) != () != np.shape(eta):
+        return  # schedules of two lengths: refused where the number of updates is known
+    if np.any(np.asarray(eta) * np.asarray(weight_decay) >= 1):
+        raise ValueError(f"weight_decay is {weight_decay}; expected eta * weight_decay < 1 in every update")

@@ -1,8 +1,38 @@
 """What a trained matrix adds to its initial one, and how that depends on the initial one."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+
+@jax.jit
+def remembered(
+    momentum: Float[Array, ""] | float, shrink: Float[Array, "steps"]
+) -> tuple[Float[Array, "times steps"], Float[Array, "times"]]:
+    """What is left of every update, and of the start, after t = 0, ..., steps updates.
+
+    ``theta(t + 1) = shrink_t theta(t) + u(t)``, ``u(t) = mu u(t - 1) + step_t`` have the solution
+    ``theta(t) = kept[t] theta(0) + sum_{s<t} share[t, s] step_s``.
+
+    Args:
+        momentum: mu.
+        shrink: factor of the parameters in each update, ``1 - eta weight_decay``.
+
+    Returns:
+        ``(share, kept)``; ``share[t, s] = 0`` for s >= t.
+    """
+
+    def update(state, now):
+        share, velocity, kept = state
+        factor, own = now
+        velocity = momentum * velocity + own
+        share, kept = factor * share + velocity, factor * kept
+        return (share, velocity, kept), (share, kept)
+
+    blank, one = jnp.zeros_like(shrink), jnp.ones((), shrink.dtype)
+    _, (share, kept) = jax.lax.scan(update, (blank, blank, one), (shrink, jnp.eye(len(shrink), dtype=shrink.dtype)))
+    return jnp.concatenate([blank[None], share]), jnp.concatenate([one[None], kept])
 
 
 class SpikeFields(eqx.Module):
@@ -21,7 +51,8 @@ class SpikeFields(eqx.Module):
         coeff: coefficient of each pair in one update, the diagonal of M, (k,).
         aspect: ``r = N1 / N2``.
         sigma2: ``s2``.
-        momentum: mu: after t updates the pair of update s counts ``(1 - mu^(t-s)) / (1 - mu)`` times.
+        momentum: mu: without decay the pair of update s counts ``(1 - mu^(t-s)) / (1 - mu)`` times after t updates.
+        shrink: factor of the matrix in every update (weight decay), (steps,); None: 1.
         per_step: static; pairs that one update adds (training points, or outputs). Pair ``s * per_step + n`` is of
             update s.
     """
@@ -34,6 +65,7 @@ class SpikeFields(eqx.Module):
     aspect: Float[Array, "*batch"] | float
     sigma2: Float[Array, "*batch"] | float
     momentum: Float[Array, "*batch"] | float = 0.0
+    shrink: Float[Array, "*batch steps"] | None = None
     per_step: int = eqx.field(static=True, default=1)
 
     @property
@@ -52,14 +84,23 @@ class SpikeFields(eqx.Module):
             t: updates applied; may be traced.
 
         Returns:
-            Fields with the coefficients of `W(t)` and no momentum left to apply.
+            Fields of ``W(t) = W'(0) + G M F^T`` with no momentum or decay left to apply: ``W'(0)`` is what is left of
+            the initial matrix, and the coefficients are those of time t.
         """
-        age = t - jnp.arange(self.coeff.shape[-1]) // self.per_step
-        alive = age > 0
-        grown = 1 - jnp.asarray(self.momentum, self.coeff.dtype) ** jnp.maximum(age, 1)
-        coeff = jnp.where(alive, self.coeff * grown / (1 - self.momentum), 0.0)
-        arrays = (_alive(m, alive) for m in (self.C_left, self.C_right, self.A, self.B))
-        return SpikeFields(*arrays, coeff, self.aspect, self.sigma2, 0.0, self.per_step)
+        shrink = jnp.ones(self.steps, self.coeff.dtype) if self.shrink is None else self.shrink
+        share, kept = (table[t] for table in remembered(self.momentum, shrink))
+        alive = jnp.arange(self.coeff.shape[-1]) // self.per_step < t
+        coeff = jnp.where(alive, self.coeff * jnp.repeat(share, self.per_step), 0.0)
+        return SpikeFields(
+            C_left=_alive(self.C_left, alive),
+            C_right=_alive(self.C_right, alive),
+            A=kept * _alive(self.A, alive),
+            B=kept * _alive(self.B, alive),
+            coeff=coeff,
+            aspect=self.aspect,
+            sigma2=kept**2 * self.sigma2,
+            per_step=self.per_step,
+        )
 
 
 def _alive(matrix: Float[Array, "k k"], alive: Bool[Array, "k"]) -> Float[Array, "k k"]:

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxspec.dmft.linear import LinearConfig, Network, multiply, multiply_transposed, pair_weights
+from jaxspec.dmft.linear_config import LinearConfig
+from jaxspec.dmft.linear_network import Network, Past, multiply, multiply_transposed
 from jaxspec.linalg import eigh
 
 
 def leading_mode(
-    cfg: LinearConfig, network: Network, t: Array, products: int
+    cfg: LinearConfig, network: Network, t: Array, past: Past, products: int
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Largest Ritz value of ``K/P`` at time t, from the errors at time 0, and its residual.
 
@@ -25,13 +26,13 @@ def leading_mode(
         cfg: the network.
         network: after training, with room for the products.
         t: time, at most that of the network.
+        past: of time t.
         products: number of Lanczos steps.
 
     Returns:
         ``(value, residual)``.
     """
     network = _at(network, t, cfg.outputs)
-    weights = pair_weights(cfg, t, len(network.readout))
     norms = _gradient_norms(cfg, network, t)
     domain = "D" if cfg.alpha is None else "P"
 
@@ -41,7 +42,7 @@ def leading_mode(
     def step(state, index):
         network, basis, previous, beta = state
         vector = basis[index]
-        network, image = _kernel(cfg, network, vector, weights, norms)
+        network, image = _kernel(cfg, network, vector, past, norms)
         alpha = inner(network, vector, image)
         rest = image - alpha * vector - beta * previous
         for _ in range(2):  # full re-orthogonalisation, twice is enough
@@ -61,7 +62,7 @@ def leading_mode(
     return values[-1], betas[-1] * jnp.abs(vectors[-1, -1])
 
 
-def _kernel(cfg, network, vector, weights, norms):
+def _kernel(cfg, network, vector, past, norms):
     """``K/P`` times one vector with C channels."""
     u = vector
     if cfg.alpha is not None:
@@ -69,13 +70,13 @@ def _kernel(cfg, network, vector, weights, norms):
         network = network._replace(matrices=network.matrices | {"X": data}, spaces=network.spaces | {"D": right})
     h = [u]
     for layer in range(1, cfg.depth + 1):
-        network, above = multiply(network, layer, h[-1], weights)
+        network, above = multiply(network, layer, h[-1], past)
         h.append(above)
     r = h[-1]
     for layer in range(cfg.depth, 1, -1):
-        network, below = multiply_transposed(cfg, network, layer, r, weights)
+        network, below = multiply_transposed(cfg, network, layer, r, past)
         r = below + norms[layer - 1] @ h[layer - 1]
-    network, below = multiply_transposed(cfg, network, 1, r, weights)
+    network, below = multiply_transposed(cfg, network, 1, r, past)
     out = norms[0] @ u + below / cfg.nu
     if cfg.alpha is not None:
         data, left, out = network.matrices["X"].fwd(out, network.spaces["P"], network.spaces["D"])

@@ -15,8 +15,12 @@ Everything at time t depends on earlier times alone, so sampling S sites once an
 ``O(S^{-1/2})``. The white noise of a layer is matched to its first two moments, which makes the identity activation
 exact for every S.
 
-Memory: the tangent response keeps ``2 depth S (T P)^2`` numbers (T = steps + 1), the Stein response ``O(depth S T P)``;
-sites are divided over the devices of ``mesh``.
+With weight decay and a schedule, every product with ``W(0)`` is multiplied by what is left of it, and ``k_n(s)`` by
+what is left of update s.
+
+Memory: ``6 depth S T P`` numbers (T = steps + 1) for the sites; tangent responses come from a back substitution that
+stores no tangents and works on ``site_chunk`` sites at a time, ``2 T P^2 site_chunk`` numbers more. Sites are divided
+over the devices of ``mesh``.
 
 Reference: Bordelon & Pehlevan, arXiv:2205.09653; reconstruction of arXiv:2605.07870.
 """
@@ -32,10 +36,11 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from jaxspec.dmft.bulk import Number
-from jaxspec.dmft.checks import check_choice, check_integers, check_numbers, traced
-from jaxspec.dmft.fields import SpikeFields
-from jaxspec.dmft.sites import Problem, match_moments, root_of, sweep
+from jaxspec.dmft.checks import check_choice, check_decay, check_integers, check_numbers, check_schedule
+from jaxspec.dmft.fields import SpikeFields, remembered
+from jaxspec.dmft.sites import Problem, Rules, match_moments, root_of, sweep
 from jaxspec.linalg import eigh
+from jaxspec.linalg.concrete import is_concrete
 
 
 class NonlinearSolution(NamedTuple):
@@ -68,14 +73,16 @@ def solve_nonlinear(
     y: Float[Array, "n"],
     *,
     depth: int,
-    eta: Number,
+    eta: Number | Float[Array, "steps"],
     gamma0: Number,
     steps: int,
     activation: Callable[[Array], Array] = jnp.tanh,
     sigma_w: Number = 1.0,
+    weight_decay: Number | Float[Array, "steps"] = 0.0,
     num_sites: int = 4096,
     batch_mask: Float[Array, "updates P"] | None = None,
     response: str = "tangent",
+    site_chunk: int = 512,
     mesh: Mesh | None = None,
     axis: str = "sites",
 ) -> NonlinearSolution:
@@ -86,16 +93,20 @@ def solve_nonlinear(
         kx: ``X X^T / D``, symmetric, positive semi-definite (duplicate points are allowed).
         y: targets.
         depth: static; hidden layers L, >= 1.
-        eta: learning rate.
+        eta: learning rate, or one for each update, (steps,).
         gamma0: feature-learning strength.
         steps: static; number of updates, >= 1.
         activation: static; elementwise, a function equal by value across calls.
         sigma_w: standard deviation of the raw weights.
+        weight_decay: every raw parameter is multiplied by ``1 - eta weight_decay`` before it moves; a number, or one
+            for each update, (steps,).
         num_sites: static; Monte-Carlo sites S, more than ``2 (steps + 1) P + 1``.
         batch_mask: 1 where a point is in the batch of an update, one row an update (a row for t = steps is ignored);
             None: all points.
-        response: static; ``"tangent"``, or ``"stein"``: larger variance, less memory, and no second derivative of the
-            activation (ReLU).
+        response: static; ``"tangent"``, or ``"stein"``: larger variance, but no second derivative of the activation
+            (ReLU).
+        site_chunk: static; sites whose tangent responses are computed at once: less memory for fewer, the same numbers
+            up to rounding.
         mesh: devices over which the sites are divided.
         axis: its axis; ``num_sites`` must be a multiple of its size.
 
@@ -115,8 +126,11 @@ def solve_nonlinear(
         >>> solution.f[:, 0]
         Array([0. , 0.0735, 0.1482], dtype=float32)
     """
-    check_integers(1, depth=depth, steps=steps)
+    check_integers(1, depth=depth, steps=steps, site_chunk=site_chunk)
     check_numbers(0, closed=False, eta=eta, gamma0=gamma0, sigma_w=sigma_w)
+    check_decay(eta, weight_decay)
+    for name, value in {"eta": eta, "weight_decay": weight_decay}.items():
+        check_schedule(name, value, steps)
     check_choice("response", response, ("tangent", "stein"))
     with jax.ensure_compile_time_eval():  # known numbers are checked inside a jit too
         _check_points(kx, y)
@@ -127,41 +141,57 @@ def solve_nonlinear(
         batch_mask = jnp.ones((steps, len(y)))
     if batch_mask.shape not in ((steps, len(y)), (steps + 1, len(y))):
         raise ValueError(f"batch_mask has shape {batch_mask.shape}; expected ({steps}, {len(y)}), a row an update")
-    if not traced(batch_mask) and np.any(np.asarray(batch_mask[:steps]).sum(1) <= 0):
+    if is_concrete(batch_mask) and np.any(np.asarray(batch_mask[:steps]).sum(1) <= 0):
         raise ValueError("batch_mask has an update without points; expected at least one in each row")
-    numbers = (jnp.asarray(x, float) for x in (kx, y, eta, gamma0, sigma_w, batch_mask[:steps]))
-    statics = (int(depth), int(steps), activation, int(num_sites), response, mesh, axis)
-    return _solve(key, tuple(numbers), statics)
+    numbers = (jnp.asarray(x, float) for x in (kx, y, eta, weight_decay, gamma0, sigma_w, batch_mask[:steps]))
+    plan = _Plan(int(depth), int(steps), int(num_sites), activation, response == "tangent", int(site_chunk), mesh, axis)
+    return _solve(key, tuple(numbers), plan)
+
+
+class _Plan(NamedTuple):
+    """What is static in a run; fields as the arguments of `solve_nonlinear`."""
+
+    depth: int
+    steps: int
+    num_sites: int
+    activation: Callable[[Array], Array]
+    tangent: bool
+    site_chunk: int
+    mesh: Mesh | None
+    axis: str
 
 
 @eqx.filter_jit
-def _solve(key, numbers, statics):
-    kx, y, eta, gamma0, sigma_w, mask = numbers
-    depth, steps, activation, num_sites, response, mesh, axis = statics
-    points, times = len(y), steps + 1
+def _solve(key, numbers, plan):
+    kx, y, eta, weight_decay, gamma0, sigma_w, mask = numbers
+    points, times = len(y), plan.steps + 1
     kx = _positive(kx)
-    rates = jnp.pad(eta * gamma0 * mask / jnp.sum(mask, axis=1, keepdims=True), ((0, 1), (0, 0)))
-    problem = Problem(kx, y, rates, gamma0, sigma_w**2)
-    noise = _noise(key, depth, times * points, points, num_sites, kx.dtype)
+    eta = jnp.broadcast_to(eta, (plan.steps,))
+    shrink = 1 - eta * weight_decay
+    share, kept = remembered(0.0, shrink)
+    share = jnp.pad(share, ((0, 0), (0, 1)))
+    rates = jnp.pad(eta[:, None] * gamma0 * mask / jnp.sum(mask, axis=1, keepdims=True), ((0, 1), (0, 0)))
+    problem = Problem(kx, y, rates, share, kept, gamma0, sigma_w**2)
+    noise = _noise(key, plan.depth, times * points, points, plan.num_sites, kx.dtype)
 
     def run(problem, noise, over):
-        noise = match_moments(noise, over)
-        return sweep(problem, noise, root_of(problem.sigma2 * kx), activation, response, over)
+        rules = Rules(problem, plan.activation, plan.tangent, plan.site_chunk, over)
+        return sweep(rules, match_moments(noise, over), root_of(problem.sigma2 * problem.kx))
 
-    if mesh is None:
+    if plan.mesh is None:
         trace = run(problem, noise, None)
     else:
-        specs = jax.tree.map(lambda _: PartitionSpec(None, axis), noise)
+        specs = jax.tree.map(lambda _: PartitionSpec(None, plan.axis), noise)
         nothing = jax.tree.map(lambda _: PartitionSpec(), problem)
         divided = jax.shard_map(
-            lambda problem, noise: run(problem, noise, axis),
-            mesh=mesh,
+            lambda problem, noise: run(problem, noise, plan.axis),
+            mesh=plan.mesh,
             in_specs=(nothing, specs),
             out_specs=PartitionSpec(),
             check_vma=False,
         )
         trace = divided(problem, noise)
-    return _solution(problem, trace, depth, steps)
+    return _solution(problem, trace, shrink)
 
 
 def _noise(key, depth, width, points, num_sites, dtype):
@@ -173,22 +203,23 @@ def _noise(key, depth, width, points, num_sites, dtype):
     return layers
 
 
-def _solution(problem, trace, depth, steps):
-    points, times = len(problem.y), steps + 1
-    updates = steps * points
+def _solution(problem, trace, shrink):
+    (times, points), depth = problem.rates.shape, len(trace.Phi)
+    updates = (times - 1) * points
     shape = (-1, times, points, times, points)
     strength = (problem.rates * trace.delta).reshape(-1)[:updates]
     layers = tuple(
         SpikeFields(
-            trace.G[layer + 1][:updates, :updates],
-            trace.Phi[layer][:updates, :updates],
-            trace.A[layer][:updates, :updates],
-            trace.B[layer][:updates, :updates],
-            strength,
-            jnp.ones(()),
-            problem.sigma2,
-            jnp.zeros(()),
-            points,
+            C_left=trace.G[layer + 1][:updates, :updates],
+            C_right=trace.Phi[layer][:updates, :updates],
+            A=trace.A[layer][:updates, :updates],
+            B=trace.B[layer][:updates, :updates],
+            coeff=strength,
+            aspect=jnp.ones(()),
+            sigma2=problem.sigma2,
+            momentum=jnp.zeros(()),
+            shrink=shrink,
+            per_step=points,
         )
         for layer in range(depth - 1)
     )
@@ -199,7 +230,7 @@ def _solution(problem, trace, depth, steps):
 
 
 def _positive(kx):
-    if not traced(kx):
+    if is_concrete(kx):
         return kx
     low = eigh(kx)[0][0]
     return eqx.error_if(kx, low < -_tolerance(kx) * jnp.trace(kx), "kx is indefinite; expected eigenvalues >= 0")
@@ -212,7 +243,7 @@ def _tolerance(kx):
 def _check_points(kx: Any, y: Any) -> None:
     if jnp.ndim(y) != 1 or jnp.shape(kx) != (len(y), len(y)) or len(y) == 0:
         raise ValueError(f"kx has shape {jnp.shape(kx)} and y {jnp.shape(y)}; expected (P, P) and (P,)")
-    if traced((kx, y)):
+    if not is_concrete(kx, y):
         return
     if not (np.isfinite(np.asarray(kx)).all() and np.isfinite(np.asarray(y)).all()):
         raise ValueError("kx or y is not finite")

@@ -30,7 +30,8 @@ from jaxtyping import Array, Float, Int
 from jaxspec.dmft.bulk import Bath, Number, bath, bath_of_product, upper_edge
 from jaxspec.dmft.checks import check_integers, check_numbers
 from jaxspec.dmft.fields import SpikeFields
-from jaxspec.linalg import eigh
+from jaxspec.linalg import eigh, ordered
+from jaxspec.linalg.concrete import is_concrete
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _ITERATIONS = 20
@@ -90,7 +91,7 @@ def outliers(
 
     Args:
         fields: of one matrix, k pairs; in float64 when steps are small.
-        t: updates applied, may be traced and vmapped; default all.
+        t: updates applied, may be traced and vmapped; default all. Weight decay shrinks the bulk with the matrix.
         max_outliers: static, how many to look for, >= 1.
         dependent: False treats the fields as independent of the initial matrix (Benaych-Georges & Nadakuditi): the
             wrong answer for a trained matrix, to compare with.
@@ -111,11 +112,12 @@ def outliers(
         1.0
     """
     check_integers(1, max_outliers=max_outliers)
-    return _outliers(_checked(fields, t, dependent), max_outliers)
+    return _outliers(fields, _checked(fields, t), max_outliers, dependent)
 
 
 @eqx.filter_jit
-def _outliers(fields, max_outliers):
+def _outliers(fields, t, max_outliers, dependent):
+    fields = fields.truncated(t) if dependent else fields.truncated(t).independent()
     finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(fields)]).all()
     fields = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0.0), fields)
     count = min(max_outliers, fields.coeff.shape[-1])
@@ -148,7 +150,12 @@ def escape_margin(
     Returns:
         The margin, at least -1; NaN once the fields are not finite.
     """
-    fields = _checked(fields, t, dependent)
+    return _escape_margin(fields, _checked(fields, t), dependent)
+
+
+@eqx.filter_jit
+def _escape_margin(fields, t, dependent):
+    fields = fields.truncated(t) if dependent else fields.truncated(t).independent()
     return _top(fields, _gram_roots(fields), 1.0, 1)[0] - 1
 
 
@@ -183,11 +190,11 @@ def _escape_time(fields):
     return jnp.min(jnp.where(escaped, times, jnp.inf))
 
 
-def _checked(fields, t, dependent):
-    if t is not None and not isinstance(t, jax.core.Tracer) and not 0 <= int(t) <= fields.steps:
+def _checked(fields, t):
+    """The number of updates as an array, so that another one compiles nothing."""
+    if t is not None and is_concrete(t) and not 0 <= int(t) <= fields.steps:
         raise ValueError(f"t is {t}; expected 0 <= t <= {fields.steps}, the number of updates")
-    fields = fields.truncated(fields.steps if t is None else t)
-    return fields if dependent else fields.independent()
+    return jnp.asarray(fields.steps if t is None else t)
 
 
 def _column(flags, array):
@@ -195,8 +202,8 @@ def _column(flags, array):
 
 
 def _block_diagonal(a, b):
-    zero = jnp.zeros((a.shape[0], b.shape[1]), a.dtype)
-    return jnp.block([[a, zero], [zero.T, b]])
+    above, below = jnp.zeros((a.shape[0], b.shape[1]), a.dtype), jnp.zeros((b.shape[0], a.shape[1]), a.dtype)
+    return jnp.block([[a, above], [below, b]])
 
 
 def _sides(left, right, fields):
@@ -206,9 +213,13 @@ def _sides(left, right, fields):
 
 def _dress(fields: SpikeFields, around: Bath, x: Float[Array, "l m"]) -> Float[Array, "l m"]:
     """``(I - Dg J)^{-1} x``."""
-    eye = jnp.eye(fields.coeff.shape[0], dtype=x.dtype)
-    bare = jnp.block([[eye, -around.left * fields.B], [-around.right * fields.A, eye]])
-    return jnp.linalg.solve(bare, x)
+    return jnp.linalg.solve(ordered(_bare(fields, around), x), x)
+
+
+def _bare(fields, around):
+    """``I - Dg J``. Its factorisation must wait for an `eigh` that is under way (`linalg.ordered`)."""
+    eye = jnp.eye(fields.coeff.shape[0], dtype=fields.coeff.dtype)
+    return jnp.block([[eye, -around.left * fields.B], [-around.right * fields.A, eye]])
 
 
 def _gram_roots(fields: SpikeFields) -> Float[Array, "l m"]:
@@ -271,9 +282,7 @@ def _normalised(fields, around, y):
     """``y sqrt(2 / n2)`` with ``n2 = -p^T (dR/dsv) p``, ``p = K y``, ``R p = y``."""
     k = fields.coeff.shape[0]
     p = jnp.concatenate([fields.coeff * y[k:], fields.coeff * y[:k]])
-    eye = jnp.eye(k, dtype=y.dtype)
-    bare = jnp.block([[eye, -around.left * fields.B], [-around.right * fields.A, eye]])
-    a = jnp.linalg.solve(bare.T, p)
+    a = jnp.linalg.solve(ordered(_bare(fields, around).T, p), p)
     through = jnp.concatenate([fields.B @ y[k:], fields.A @ y[:k]])
     gram = jnp.concatenate([fields.C_left @ a[:k], fields.C_right @ a[k:]])
     slope = _sides(around.left_slope, around.right_slope, fields)

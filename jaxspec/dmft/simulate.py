@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxspec.dmft.bulk import Number
-from jaxspec.dmft.checks import check_integers, check_numbers
-from jaxspec.dmft.linear import LinearConfig
+from jaxspec.dmft.checks import check_decay, check_integers, check_numbers, check_schedule
+from jaxspec.dmft.linear_config import LinearConfig
 from jaxspec.linalg import operator_top_svd
 
 _MODE_SWEEPS = 12
@@ -34,6 +34,16 @@ class Simulation(NamedTuple):
     singular_values: Float[Array, "recorded matrices top"]
     ntk_top: Float[Array, "recorded"]
     f: Float[Array, "times P"] | None = None
+
+
+class _Plan(NamedTuple):
+    """What is static in a run; fields as the arguments of the simulators."""
+
+    steps: int
+    record: tuple[int, ...]
+    top: int
+    sweeps: int
+    ntk: bool = True
 
 
 def simulate_linear(
@@ -72,12 +82,15 @@ def simulate_linear(
     width = round(float(cfg.nu) * dimension)
     ratio = cfg.alpha if cfg.batch_ratio is None else cfg.batch_ratio
     samples = None if ratio is None else round(float(ratio) * dimension)
-    return _linear(key, cfg.as_mup(), (dimension, width, samples), steps, tuple(record), top, ntk, sweeps)
+    cfg.check_schedules(steps)
+    plan = _Plan(int(steps), tuple(record), int(top), int(sweeps), bool(ntk))
+    return _linear(key, cfg.as_mup(), (dimension, width, samples), plan)
 
 
 @eqx.filter_jit
-def _linear(key, cfg, sizes, steps, record, top, ntk, sweeps):
+def _linear(key, cfg, sizes, plan):
     dimension, width, samples = sizes
+    steps = plan.steps
     weights, targets, data = jax.random.split(key, 3)
     shapes = [(width, dimension), *[(width, width)] * (cfg.depth - 1), (cfg.outputs, width)]
     keys = jax.random.split(weights, len(shapes))
@@ -113,22 +126,22 @@ def _linear(key, cfg, sizes, steps, record, top, ntk, sweeps):
         v = predictor(params)
         return v if fixed is None else fixed[0] @ v.T * jnp.sqrt(dimension)
 
-    rates = jnp.broadcast_to(cfg.eta, (steps,)) * cfg.gamma**2 * dimension
+    rates, shrink = jnp.broadcast_to(cfg.eta, (steps,)) * cfg.gamma**2 * dimension, cfg.shrink(steps)
 
     def update(state, t):
         params, velocity = state
         loss, grads = jax.value_and_grad(train)(params, t)
         losses = loss, test(params)
-        velocity = jax.tree.map(lambda u, g: cfg.momentum * u - rates[jnp.minimum(t, steps - 1)] * g, velocity, grads)
-        return (jax.tree.map(jnp.add, params, velocity), velocity), losses
+        velocity = jax.tree.map(lambda u, g: cfg.momentum * u - rates[t] * g, velocity, grads)
+        return (jax.tree.map(lambda p, u: shrink[t] * p + u, params, velocity), velocity), losses
 
     def spectra(params):
         mode = _kernel_mode(outputs, params, 1 if fixed is None else samples) * cfg.gamma**2 * dimension
         matrices = [w / norm for w, norm in zip(params[:-1], norms, strict=True)]
-        return _top(matrices, top, sweeps), mode if ntk else jnp.nan
+        return _top(matrices, plan), mode if plan.ntk else jnp.nan
 
     start = params, jax.tree.map(jnp.zeros_like, params)
-    (params, _), losses, values, modes = _record(update, start, spectra, steps, record)
+    (params, _), losses, values, modes = _record(update, start, spectra, plan)
     last = train(params, steps), test(params)
     losses = [jnp.append(a, b) for a, b in zip(losses, last, strict=True)]
     return Simulation(*losses, values, modes)
@@ -141,11 +154,12 @@ def simulate_mlp(
     *,
     width: int,
     depth: int,
-    eta: Number,
+    eta: Number | Float[Array, "steps"],
     gamma0: Number,
     steps: int,
     activation: Callable[[Array], Array] = jnp.tanh,
     sigma_w: Number = 1.0,
+    weight_decay: Number | Float[Array, "steps"] = 0.0,
     record: tuple[int, ...] = (),
     top: int = 2,
     sweeps: int = 20,
@@ -158,11 +172,12 @@ def simulate_mlp(
         y: targets.
         width: static; N.
         depth: static; hidden layers.
-        eta: learning rate.
+        eta: learning rate, or one for each update, (steps,).
         gamma0: feature-learning strength.
         steps: static; number of updates.
         activation: static; elementwise.
         sigma_w: standard deviation of the raw weights.
+        weight_decay: as in `jaxspec.dmft.solve_nonlinear`.
         record: static; increasing numbers of updates after which spectra are taken.
         top: static; singular values of each hidden matrix.
         sweeps: static; of the subspace iteration.
@@ -175,17 +190,23 @@ def simulate_mlp(
     """
     check_integers(1, width=width, depth=depth, steps=steps, top=top, sweeps=sweeps)
     check_numbers(0, closed=False, eta=eta, gamma0=gamma0, sigma_w=sigma_w)
+    check_decay(eta, weight_decay)
+    for name, value in {"eta": eta, "weight_decay": weight_decay}.items():
+        check_schedule(name, value, steps)
     if len(x) != len(y):
         raise ValueError(f"x has shape {x.shape} and y {y.shape}; expected (P, D) and (P,)")
     _check_record(record, steps)
-    numbers = [jnp.asarray(a, float) for a in (x, y, eta, gamma0, sigma_w)]
-    return _mlp(key, numbers, width, depth, steps, activation, tuple(record), top, sweeps)
+    numbers = [jnp.asarray(a, float) for a in (x, y, eta, weight_decay, gamma0, sigma_w)]
+    return _mlp(
+        key, numbers, (int(width), int(depth)), activation, _Plan(int(steps), tuple(record), int(top), int(sweeps))
+    )
 
 
 @eqx.filter_jit
-def _mlp(key, numbers, width, depth, steps, activation, record, top, sweeps):
-    x, y, eta, gamma0, sigma_w = numbers
+def _mlp(key, numbers, sizes, activation, plan):
+    x, y, eta, weight_decay, gamma0, sigma_w = numbers
     points, dimension = x.shape
+    width, depth = sizes
     shapes = [(width, dimension), *[(width, width)] * (depth - 1), (width,)]
     keys = jax.random.split(key, len(shapes))
     params = [sigma_w * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
@@ -200,22 +221,27 @@ def _mlp(key, numbers, width, depth, steps, activation, record, top, sweeps):
         f = outputs(params)
         return jnp.sum((y - f) ** 2) / (2 * points), f
 
-    def update(params, _):
+    rates = jnp.broadcast_to(eta, (plan.steps,))
+    shrink = 1 - rates * weight_decay
+
+    def update(params, t):
         (value, f), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return jax.tree.map(lambda p, g: p - eta * gamma0**2 * width * g, params, grads), (value, f)
+        rate = rates[t] * gamma0**2 * width
+        return jax.tree.map(lambda p, g: shrink[t] * p - rate * g, params, grads), (value, f)
 
     def spectra(params):
         mode = _kernel_mode(outputs, params, points) * gamma0**2 * width
-        return _top([w / jnp.sqrt(width) for w in params[1:-1]], top, sweeps), mode
+        return _top([w / jnp.sqrt(width) for w in params[1:-1]], plan), mode
 
-    params, (values, f), tops, modes = _record(update, params, spectra, steps, record)
+    params, (values, f), tops, modes = _record(update, params, spectra, plan)
     value, last = loss(params)
     values = jnp.append(values, value)
     return Simulation(values, values, tops, modes, jnp.concatenate([f, last[None]]))
 
 
-def _record(update: Callable, state: Any, spectra: Callable, steps: int, record: tuple[int, ...]):
+def _record(update: Callable, state: Any, spectra: Callable, plan: _Plan):
     """Updates with spectra after the recorded numbers of them; one compiled loop."""
+    steps, record = plan.steps, plan.record
     wanted = jnp.zeros(steps + 1, bool).at[jnp.array(record, int)].set(True) if record else jnp.zeros(steps + 1, bool)
 
     def params_of(state):  # with or without a velocity beside them
@@ -244,13 +270,13 @@ def _orthonormal(rows):
     return jax.scipy.linalg.solve_triangular(root, rows, lower=True)
 
 
-def _top(matrices, top, sweeps):
+def _top(matrices, plan):
     """Leading singular values, one matrix after the other."""
-    values = []
+    values, top = [], plan.top
     for w in matrices:
         rank = min(top, *w.shape)
         products = (lambda v, w=w: w @ v), (lambda q, w=w: w.T @ q)
-        s = operator_top_svd(*products, w.shape, rank, sweeps=sweeps, dtype=w.dtype).s
+        s = operator_top_svd(*products, w.shape, rank, sweeps=plan.sweeps, dtype=w.dtype).s
         values.append(jnp.pad(s, (0, top - rank), constant_values=jnp.nan))
     return jnp.stack(values) if values else jnp.zeros((0, top))
 

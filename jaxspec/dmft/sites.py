@@ -1,7 +1,9 @@
 """Single sites of every layer, swept forward in time: the computation inside `solve_nonlinear`.
 
 Arrays over sites have the site axis last; rows are pairs (time, point), time major. Rows not reached yet are zero, so
-that sums over the past need no mask.
+that sums over the past need no mask. With ``M`` and ``N`` what multiplies g in h and phi in z (all rows so far),
+
+    ``h = kept chi + M g``,  ``z = kept xi + N phi``,  ``g = phi'(h) z``.
 """
 
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
+from jaxspec.dmft.site_responses import SiteSlopes, input_response, output_response
 from jaxspec.linalg import eigh
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -25,6 +28,8 @@ class Problem(NamedTuple):
         kx: kernel of the inputs, (P, P).
         y: targets, (P,).
         rates: ``eta gamma0 mask / |batch|``; zero in the last row, (T, P).
+        share: what is left of update s at time t, ``share[t, s]``; 0 for s >= t, (T, T).
+        kept: what is left of the initial weights, (T,).
         gamma0: feature-learning strength.
         sigma2: variance of the weights.
     """
@@ -32,8 +37,15 @@ class Problem(NamedTuple):
     kx: Float[Array, "P P"]
     y: Float[Array, "P"]
     rates: Float[Array, "T P"]
+    share: Float[Array, "T T"]
+    kept: Float[Array, "T"]
     gamma0: Float[Array, ""]
     sigma2: Float[Array, ""]
+
+    @property
+    def kept_rows(self) -> Float[Array, "R"]:
+        """``kept`` of every row."""
+        return jnp.repeat(self.kept, len(self.y))
 
 
 class Layer(NamedTuple):
@@ -42,26 +54,24 @@ class Layer(NamedTuple):
     Attributes:
         phi: activations, (R, S).
         slope: ``phi'(h)``, (R, S).
+        bend: ``phi''(h) z``, (R, S); None without tangents.
         g: back-propagated fields, (R, S).
         chi_noise: white noise of the forward source, (R or P, S).
         xi_noise: of the backward source, (R or 1, S).
         chi_root: triangular root of the forward source's covariance; rows not reached are those of I, (R, R).
         xi_root: of the backward source's.
-        dphi: tangents ``d phi / d chi``, (R, R, S); None where not needed.
-        dg: tangents ``d g / d chi``.
         readout_phi: tangent of phi in the readout weight, last layer, (R, S).
         readout_g: tangent of g in the readout weight.
     """
 
     phi: Array
     slope: Array
+    bend: Array | None
     g: Array
     chi_noise: Array
     xi_noise: Array
     chi_root: Array
     xi_root: Array
-    dphi: Array | None
-    dg: Array | None
     readout_phi: Array | None
     readout_g: Array | None
 
@@ -84,38 +94,38 @@ class Trace(NamedTuple):
     ntk: Array
 
 
-class Now(NamedTuple):
-    """Sites of one layer at the present time.
-
-    Attributes:
-        h: (P, S).
-        dh: tangent of h in chi, (P, R, S), or None.
-        dh_readout: tangent of h in the readout weight, (P, S), or None.
-    """
-
-    h: Array
-    dh: Array | None
-    dh_readout: Array | None
-
-
 class Rules(NamedTuple):
     """What a sweep is made with.
 
     Attributes:
         problem: numbers.
-        activation: on arrays.
-        slope: its derivative, on arrays.
-        curvature: its second derivative, on arrays.
-        tangent: whether responses are means of tangents, else by Stein's lemma.
+        activation: elementwise, of a number.
+        tangent: whether responses are means of derivatives, else by Stein's lemma.
+        chunk: sites whose responses are computed at once.
         over: mesh axis over which sites are divided.
     """
 
     problem: Problem
     activation: Callable[[Array], Array]
-    slope: Callable[[Array], Array]
-    curvature: Callable[[Array], Array]
     tangent: bool
+    chunk: int
     over: str | None
+
+    def slope(self, h: Array) -> Array:
+        """Derivative of the activation.
+
+        Args:
+            h: two axes.
+        """
+        return jax.vmap(jax.vmap(jax.grad(self.activation)))(h)
+
+    def curvature(self, h: Array) -> Array:
+        """Second derivative of the activation.
+
+        Args:
+            h: two axes.
+        """
+        return jax.vmap(jax.vmap(jax.grad(jax.grad(self.activation))))(h)
 
 
 def match_moments(noise: list[Array], over: str | None) -> list[Array]:
@@ -138,68 +148,80 @@ def match_moments(noise: list[Array], over: str | None) -> list[Array]:
 
 
 def mean(x: Array, over: str | None) -> Array:
-    """Mean over all sites, the last axis."""
+    """Mean over all sites, the last axis.
+
+    Args:
+        x: values of the sites of this device, (..., S).
+        over: mesh axis over which sites are divided; None: all are here.
+    """
     own = jnp.mean(x, axis=-1)
     return own if over is None else jax.lax.pmean(own, over)
 
 
 def covariance(x: Float[Array, "m S"], y: Float[Array, "n S"], over: str | None) -> Float[Array, "m n"]:
-    """``E[x y^T]`` over all sites."""
+    """``E[x y^T]`` over all sites.
+
+    Args:
+        x: rows of values of the sites of this device.
+        y: the same sites.
+        over: mesh axis over which sites are divided; None: all are here.
+    """
     own = _product(x, y.T) / x.shape[-1]
     return own if over is None else jax.lax.pmean(own, over)
 
 
 def root_of(matrix: Float[Array, "P P"]) -> Float[Array, "P P"]:
-    """Symmetric square root of a positive semi-definite matrix."""
+    """Symmetric square root of a positive semi-definite matrix.
+
+    Args:
+        matrix: symmetric; eigenvalues below 0 count as 0.
+    """
     values, vectors = eigh(matrix)
     return _product(vectors * jnp.sqrt(jnp.maximum(values, 0)), vectors.T)
 
 
-def sweep(
-    problem: Problem,
-    noise: list[Array],
-    input_root: Float[Array, "P P"],
-    activation: Callable[[Array], Array],
-    response: str,
-    over: str | None,
-) -> Trace:
+def sweep(rules: Rules, noise: list[Array], input_root: Float[Array, "P P"]) -> Trace:
     """All times, one after the other.
 
     Args:
-        problem: numbers of the run.
+        rules: of the run.
         noise: matched white noise of every layer, forward source first.
         input_root: root of ``sigma2 kx``.
-        activation: elementwise.
-        response: ``"tangent"`` or ``"stein"``.
-        over: mesh axis over which sites are divided.
 
     Returns:
         `Trace`.
     """
-    depth, (times, points) = len(noise), problem.rates.shape
-    rows = times * points
-    dtype = problem.kx.dtype
-    layers = [_blank(noise[i], i, depth, rows, points, response) for i in range(depth)]
+    problem, depth = rules.problem, len(noise)
+    times, points = problem.rates.shape
+    rows, dtype = times * points, problem.kx.dtype
+    layers = [_blank(rules, own, i, depth) for i, own in enumerate(noise)]
     # The first source is constant in time.
     layers[0] = layers[0]._replace(chi_noise=_product(input_root, layers[0].chi_noise))
     square = jnp.zeros((depth, rows, rows), dtype)
     row, kernel = jnp.zeros((times, points), dtype), jnp.zeros((times, points, points), dtype)
     trace = Trace(square, square, square, square, row, row, kernel)
-    first = jax.grad(activation)
-    slope, curvature = (jax.vmap(jax.vmap(f)) for f in (first, jax.grad(first)))
-    step = partial(_step, Rules(problem, activation, slope, curvature, response == "tangent", over))
-    (_, trace), _ = jax.lax.scan(step, (layers, trace), jnp.arange(times))
+    (_, trace), _ = jax.lax.scan(partial(_step, rules), (layers, trace), jnp.arange(times))
     return trace
 
 
-def _blank(noise, index, depth, rows, points, response):
-    sites, dtype = noise.shape[-1], noise.dtype
+def _blank(rules, noise, index, depth):
+    times, points = rules.problem.rates.shape
+    rows, sites, dtype = times * points, noise.shape[-1], noise.dtype
     count = points if index == 0 else rows
     nothing, eye = jnp.zeros((rows, sites), dtype), jnp.eye(rows, dtype=dtype)
-    tangents = jnp.zeros((rows, rows, sites), dtype) if response == "tangent" and depth > 1 else None
-    readout = nothing if response == "tangent" and index == depth - 1 else None
+    bend = nothing if rules.tangent else None
+    readout = nothing if rules.tangent and index == depth - 1 else None
     return Layer(
-        nothing, nothing, nothing, noise[:count], noise[count:], eye, eye, tangents, tangents, readout, readout
+        phi=nothing,
+        slope=nothing,
+        bend=bend,
+        g=nothing,
+        chi_noise=noise[:count],
+        xi_noise=noise[count:],
+        chi_root=eye,
+        xi_root=eye,
+        readout_phi=readout,
+        readout_g=readout,
     )
 
 
@@ -208,52 +230,64 @@ def _step(rules, carry, t):
     layers, depth, start = list(layers), len(layers), t * len(rules.problem.y)
     now = []
     for i in range(depth):
-        layers[i], trace, seen = _forward(rules, layers[i], trace, i, start)
+        layers[i], trace, h = _forward(rules, layers[i], trace, i, start)
         if i < depth - 1:
-            trace = _respond(rules, layers[i], trace, i, seen, start)
-        now.append(seen)
+            trace = _respond(rules, layers[i], trace, i, start)
+        now.append(h)
     trace = _output(rules, layers[-1], trace, t)
     for i in reversed(range(depth)):
         layers[i], trace = _backward(rules, layers[i], trace, i, now[i], start)
+        if i > 0:
+            trace = _respond_back(rules, layers[i], trace, i, start)
     return (layers, _with_tangent_kernel(rules.problem, trace, t)), None
 
 
 def _forward(rules, layer, trace, i, start):
-    problem, points, rows = rules.problem, len(rules.problem.y), len(layer.phi)
+    """``h = kept chi + M g``; the kernel of its activations."""
+    problem, points = rules.problem, len(rules.problem.y)
+    kept = problem.kept[start // points]
     if i == 0:
-        chi, root = layer.chi_noise, layer.chi_root
+        chi = layer.chi_noise
     else:
         root = _extended(layer.chi_root, problem.sigma2 * _rows(trace.Phi[i - 1], start, points), start)
         chi = _product(_rows(root, start, points), layer.chi_noise)
-    mixing = _rows(_mixing(problem, trace, i), start, points)
-    h = chi + _product(mixing, layer.g)
+        layer = layer._replace(chi_root=root)
+    mixing = _rows(_into_h(problem, trace, i), start, points)
+    h = kept * chi + _product(mixing, layer.g)
     slope = rules.slope(h)
     phi = _put(layer.phi, rules.activation(h), start)
-    layer = layer._replace(phi=phi, slope=_put(layer.slope, slope, start), chi_root=root)
+    layer = layer._replace(phi=phi, slope=_put(layer.slope, slope, start))
     trace = trace._replace(Phi=_put_kernel(trace.Phi, i, covariance(_rows(phi, start, points), phi, rules.over), start))
-    dh = readout = None
-    if layer.dphi is not None:
-        own = jax.nn.one_hot(start + jnp.arange(points), rows, dtype=h.dtype)[:, :, None]
-        dh = own + _contract(mixing, layer.dg)
-        layer = layer._replace(dphi=_put(layer.dphi, slope[:, None] * dh, start))
     if layer.readout_phi is not None:
-        readout = _product(mixing, layer.readout_g)
-        layer = layer._replace(readout_phi=_put(layer.readout_phi, slope * readout, start))
-    return layer, trace, Now(h, dh, readout)
+        dphi = slope * _product(mixing, layer.readout_g)
+        layer = layer._replace(readout_phi=_put(layer.readout_phi, dphi, start))
+    return layer, trace, h
 
 
-def _respond(rules, layer, trace, i, now, start):
+def _respond(rules, layer, trace, i, start):
     """New rows of ``A = s2 E[d phi(t) / d xi(s)]``, s < t."""
-    points, rows = len(now.h), len(layer.phi)
+    problem, points = rules.problem, len(rules.problem.y)
     if rules.tangent:
-        # h(t) feels xi(s) through g(s): by the tangent in chi of what g(s) was added to.
-        through = jnp.einsum("pjs,jk->pks", now.dh, _mixing(rules.problem, trace, i), precision=_HIGHEST)
-        response = mean(_rows(layer.slope, start, points)[:, None] * through * layer.slope, rules.over)
+        sites = SiteSlopes(layer.slope, layer.bend, _into_h(problem, trace, i), _into_z(problem, trace, i))
+        response = input_response(sites, start, points, rules.chunk, rules.over) * problem.kept_rows
     else:
-        past = jnp.arange(rows) < start
+        past = jnp.arange(len(layer.phi)) < start
         moments = covariance(_rows(layer.phi, start, points), layer.xi_noise, rules.over)
         response = _by_stein(layer.xi_root, jnp.where(past, moments, 0.0))
-    return trace._replace(A=_put(trace.A, (rules.problem.sigma2 * response)[None], start, i))
+    return trace._replace(A=_put(trace.A, (problem.sigma2 * response)[None], start, i))
+
+
+def _respond_back(rules, layer, trace, i, start):
+    """New rows of ``B = s2 E[d g(t) / d chi(s)]``, s <= t, of the matrix below layer i."""
+    problem, points = rules.problem, len(rules.problem.y)
+    if rules.tangent:
+        sites = SiteSlopes(layer.slope, layer.bend, _into_h(problem, trace, i), _into_z(problem, trace, i))
+        response = output_response(sites, start, points, rules.chunk, rules.over) * problem.kept_rows
+    else:
+        reached = jnp.arange(len(layer.phi)) < start + points
+        moments = covariance(_rows(layer.g, start, points), layer.chi_noise, rules.over)
+        response = _by_stein(layer.chi_root, jnp.where(reached, moments, 0.0))
+    return trace._replace(B=_put(trace.B, (problem.sigma2 * response)[None], start, i - 1))
 
 
 def _output(rules, layer, trace, t):
@@ -264,41 +298,33 @@ def _output(rules, layer, trace, t):
     else:
         moments = covariance(_rows(layer.phi, start, points), layer.xi_noise, rules.over)[:, 0]
         response = jnp.where(t > 0, jnp.sqrt(problem.sigma2) * moments, 0.0)
-    trained = _product(_rows(trace.Phi[-1], start, points), _strength(problem, trace))
-    f = (response + trained) / problem.gamma0
+    trained = jnp.sum(_rows(_trained(problem, trace, trace.Phi[-1]), start, points), axis=1)
+    f = (problem.kept[t] * response + trained) / problem.gamma0
     return trace._replace(f=trace.f.at[t].set(f), delta=trace.delta.at[t].set(problem.y - f))
 
 
-def _backward(rules, layer, trace, i, now, start):
-    problem, points, rows = rules.problem, len(rules.problem.y), len(layer.phi)
-    strength = jnp.where(jnp.arange(rows) < start, _strength(problem, trace), 0.0)
+def _backward(rules, layer, trace, i, h, start):
+    """``z = kept xi + N phi``, ``g = phi'(h) z``; the kernel of g."""
+    problem, points = rules.problem, len(rules.problem.y)
+    kept = problem.kept[start // points]
+    mixing = _rows(_into_z(problem, trace, i), start, points)
     if i == len(trace.Phi) - 1:
-        root, xi, mixing = layer.xi_root, jnp.sqrt(problem.sigma2) * layer.xi_noise, strength[None]
+        xi = jnp.sqrt(problem.sigma2) * layer.xi_noise
     else:
-        kernel = _rows(trace.G[i + 1], start, points)
-        root = _extended(layer.xi_root, problem.sigma2 * kernel, start)
+        root = _extended(layer.xi_root, problem.sigma2 * _rows(trace.G[i + 1], start, points), start)
         xi = _product(_rows(root, start, points), layer.xi_noise)
-        mixing = _rows(trace.B[i], start, points) + kernel * strength
-    z = xi + _product(mixing, layer.phi)
+        layer = layer._replace(xi_root=root)
+    z = kept * xi + _product(mixing, layer.phi)
     slope = _rows(layer.slope, start, points)
     g = _put(layer.g, slope * z, start)
-    layer = layer._replace(g=g, xi_root=root)
+    layer = layer._replace(g=g)
     trace = trace._replace(G=_put_kernel(trace.G, i, covariance(_rows(g, start, points), g, rules.over), start))
-    bend = rules.curvature(now.h) * z if rules.tangent else None
+    if rules.tangent:
+        layer = layer._replace(bend=_put(layer.bend, rules.curvature(h) * z, start))
     if layer.readout_g is not None:
-        dg = bend * now.dh_readout + slope * (1 + _product(mixing, layer.readout_phi))
+        through = _product(_rows(_into_h(problem, trace, i), start, points), layer.readout_g)
+        dg = _rows(layer.bend, start, points) * through + slope * (kept + _product(mixing, layer.readout_phi))
         layer = layer._replace(readout_g=_put(layer.readout_g, dg, start))
-    response = None
-    if layer.dg is not None:
-        dg = bend[:, None] * now.dh + slope[:, None] * _contract(mixing, layer.dphi)
-        layer = layer._replace(dg=_put(layer.dg, dg, start))
-        response = mean(dg, rules.over)
-    elif i > 0:
-        reached = jnp.arange(rows) < start + points
-        moments = covariance(_rows(g, start, points), layer.chi_noise, rules.over)
-        response = _by_stein(layer.chi_root, jnp.where(reached, moments, 0.0))
-    if i > 0:
-        trace = trace._replace(B=_put(trace.B, (problem.sigma2 * response)[None], start, i - 1))
     return layer, trace
 
 
@@ -314,20 +340,29 @@ def _with_tangent_kernel(problem, trace, t):
     return trace._replace(ntk=trace.ntk.at[t].set(kernel))
 
 
-def _strength(problem, trace):
-    """``k_n(s)``, flattened; zero for times not reached."""
-    return (problem.rates * trace.delta).reshape(-1)
+def _trained(problem, trace, kernel):
+    """``share[t, s] k_n(s)`` times a kernel: what the updates so far put into the weights; strictly lower in time."""
+    points = len(problem.y)
+    share = jnp.repeat(jnp.repeat(problem.share, points, axis=0), points, axis=1)
+    time = jnp.arange(len(share)) // points
+    strength = (problem.rates * trace.delta).reshape(-1)
+    # A diverging run is not finite later on: `where`, not a product with zero.
+    return jnp.where(time[:, None] > time, share * strength * kernel, 0.0)
 
 
-def _mixing(problem, trace, i):
-    """What multiplies g in the forward field of layer i: all rows so far, strictly lower triangular in time."""
-    points, strength = len(problem.y), _strength(problem, trace)
-    time = jnp.arange(len(strength)) // points
+def _into_h(problem, trace, i):
+    """``M``: what multiplies g in the forward field of layer i, strictly lower triangular in time."""
     if i == 0:
-        mixing = jnp.tile(problem.kx, (len(strength) // points,) * 2) * strength
-    else:
-        mixing = trace.A[i - 1] + trace.Phi[i - 1] * strength
-    return jnp.where(time[:, None] > time, mixing, 0.0)
+        times = len(problem.kept)
+        return _trained(problem, trace, jnp.tile(problem.kx, (times, times)))
+    return problem.kept_rows[:, None] * trace.A[i - 1] + _trained(problem, trace, trace.Phi[i - 1])
+
+
+def _into_z(problem, trace, i):
+    """``N``: what multiplies phi in the backward field of layer i, lower triangular in time."""
+    if i == len(trace.Phi) - 1:
+        return _trained(problem, trace, 1.0)
+    return problem.kept_rows[:, None] * trace.B[i] + _trained(problem, trace, trace.G[i + 1])
 
 
 def _extended(root, covariances, start):
@@ -352,10 +387,6 @@ def _by_stein(root, moments):
 
 def _product(a, b):
     return jnp.matmul(a, b, precision=_HIGHEST)
-
-
-def _contract(mixing, tangents):
-    return jnp.tensordot(mixing, tangents, 1, precision=_HIGHEST)
 
 
 def _rows(x, start, count):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxspec.dmft import LinearConfig, Link, connect, escape_time, outliers, solve_linear
+from jaxspec.dmft.fields import remembered
 
 TIMES = np.array([0, 1, 2, 5, 10, 20])
 UPDATES = jnp.array([2, 3, 4, 6, 10, 20])
@@ -167,10 +168,12 @@ def test_a_schedule_of_equal_rates_is_the_rate_and_zero_momentum_none():
     np.testing.assert_allclose(still.test, plain.test[0], rtol=1e-6)
 
 
-def test_momentum_and_several_outputs_against_descent_on_raw_parameters():
+def test_momentum_decay_and_several_outputs_against_descent_on_raw_parameters():
     """Population training of one finite network; the theory is its limit."""
-    nu, depth, channels, mu, eta, gamma0, sigma2, dim, steps = 1.0, 2, 2, 0.5, 0.04, 3.0, 0.5, 600, 8
-    cfg = LinearConfig(depth, nu, None, gamma0, eta, sigma2, outputs=channels, momentum=mu)
+    nu, depth, channels, mu, gamma0, sigma2, dim, steps = 1.0, 2, 2, 0.5, 3.0, 0.5, 600, 8
+    etas, decays = np.linspace(0.05, 0.03, steps + 1), np.linspace(0.2, 1.0, steps + 1)
+    schedule = {"momentum": mu, "weight_decay": jnp.asarray(decays)}
+    cfg = LinearConfig(depth, nu, None, gamma0, jnp.asarray(etas), sigma2, outputs=channels, **schedule)
     solution = solve_linear(cfg, steps + 1)
     rng, n = np.random.default_rng(0), int(nu * dim)
     gamma = gamma0 * np.sqrt(nu)
@@ -179,7 +182,7 @@ def test_momentum_and_several_outputs_against_descent_on_raw_parameters():
     params = [rng.normal(size=size) * np.sqrt(sigma2) for size in sizes]
     velocity = [np.zeros_like(p) for p in params]
     losses = []
-    for _ in range(steps + 1):
+    for eta, decay in zip(etas, decays, strict=True):
         w1, w2, w = params
         up = w @ w2
         scale = 1 / (gamma * n * np.sqrt(dim))
@@ -187,7 +190,7 @@ def test_momentum_and_several_outputs_against_descent_on_raw_parameters():
         losses.append(np.sum(error**2) / 2)
         grads = [scale * up.T @ error, scale * w.T @ (error @ w1.T), scale * error @ w1.T @ w2.T]
         velocity = [mu * v + eta * gamma**2 * dim * g for v, g in zip(velocity, grads, strict=True)]
-        params = [p + v for p, v in zip(params, velocity, strict=True)]
+        params = [(1 - eta * decay) * p + v for p, v in zip(params, velocity, strict=True)]
     np.testing.assert_allclose(losses, solution.test[:-1], rtol=0.1)
     for fields, w in zip(solution.layers, (params[0] / np.sqrt(dim), params[1] / np.sqrt(n)), strict=True):
         theory = np.asarray(outliers(fields, None, 2).values)
@@ -220,6 +223,35 @@ def test_new_numbers_do_not_compile_again():
     assert linear._solve._cached._cache_size() == before
 
 
+def test_decay_alone_shrinks_weights_and_bulk(solutions):
+    """With a rate too small to learn anything the weights are their initial ones, shrunk: closed forms."""
+    decays, tiny, nu, sigma2 = np.linspace(0.01, 0.3, 20), 1e-12, 2.0, 0.5
+    cfg = LinearConfig(1, nu, 3.0, 4.0, tiny, sigma2, 0.2, weight_decay=jnp.asarray(decays / tiny))
+    solution = solve_linear(cfg, 20)
+    kept = np.concatenate([[1.0], np.cumprod(1 - decays)])
+    np.testing.assert_allclose(solution.test, (1 + kept**4 * sigma2**2 / (16 * nu) + 0.04) / 2, rtol=1e-9)
+    fields = solution.layers[0]
+    edge = np.sqrt(sigma2) * (1 + np.sqrt(nu))
+    for t in (0, 7, 20):
+        np.testing.assert_allclose(outliers(fields, t, 1).edge, kept[t] * edge, rtol=1e-10)
+    np.testing.assert_allclose(fields.C_left, sigma2 * np.outer(kept[:20], kept[:20]), rtol=1e-9)
+
+
+def test_schedules_are_recursions_of_momentum_and_decay():
+    rng = np.random.default_rng(0)
+    shrink, mu = rng.uniform(0.7, 1.0, 9), 0.6
+    share, kept = remembered(mu, jnp.asarray(shrink))
+    for s in range(9):  # the path of one unit step, and that of the start
+        theta, velocity, start = 0.0, 0.0, 1.0
+        for t in range(9):
+            np.testing.assert_allclose([share[t, s], kept[t]], [theta, start], rtol=1e-13, atol=1e-15)
+            velocity = mu * velocity + (t == s)
+            theta, start = shrink[t] * theta + velocity, shrink[t] * start
+    plain, _ = remembered(mu, jnp.ones(9))
+    age = np.arange(10)[:, None] - np.arange(9)
+    np.testing.assert_allclose(plain, np.where(age > 0, (1 - mu ** np.maximum(age, 1)) / (1 - mu), 0), rtol=1e-13)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -233,6 +265,8 @@ def test_new_numbers_do_not_compile_again():
         ({"noise": -1.0}, "noise is -1"),
         ({"param": "sp"}, "param is 'sp'"),
         ({"momentum": 1.0}, "momentum is 1"),
+        ({"weight_decay": -1.0}, "weight_decay is -1"),
+        ({"weight_decay": 10.0}, "weight_decay is 10.0; expected eta"),
         ({"batch_ratio": 1.0}, "batch_ratio are both"),
         ({"outputs": 0}, "outputs is 0"),
         ({"target_gram": jnp.eye(2)}, "target_gram has shape"),
@@ -245,13 +279,14 @@ def test_bad_configurations_are_named(change, message):
 
 
 def test_bad_calls_are_named():
-    cfg = LinearConfig(1, 1.0, 2.0, 1.0, 0.1)
+    cfg, decaying = (LinearConfig(1, 1.0, 2.0, 1.0, 0.1, weight_decay=decay) for decay in (0.0, jnp.ones(2)))
     for call, message in [
         (lambda: solve_linear(cfg, 0), "steps is 0"),
         (lambda: solve_linear(cfg, 3, ntk_times=(4,)), "ntk_times holds 4"),
         (lambda: solve_linear(cfg, 3, ntk_times=(-1,)), "ntk_times is -1"),
         (lambda: solve_linear(cfg, 3, lanczos=0), "lanczos is 0"),
         (lambda: solve_linear(LinearConfig(1, 1.0, 2.0, 1.0, jnp.ones(2)), 3), "eta has shape"),
+        (lambda: solve_linear(decaying, 3), "weight_decay has shape"),
         (lambda: connect({"a": None}, {"W": Link("a", "b", 1)}), "names the space 'b'"),
         (lambda: connect({"a": None}, {"W": Link("a", "a", 0)}), "products is 0"),
         (lambda: connect({"a": None}, {"W": Link("a", "a", 1, -1.0)}), "aspect is -1"),

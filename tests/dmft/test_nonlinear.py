@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxspec.dmft import outliers, solve_nonlinear
+from jaxspec.dmft.site_responses import SiteSlopes, input_response, output_response
 
 KX, Y = jnp.array([[1.0, 0.5], [0.5, 1.0]]), jnp.array([1.0, -1.0])
 SHOWN = np.array([1, 2, 4, 8, 12])
@@ -61,6 +62,31 @@ def test_linear_activation_needs_no_sampling(linear):
 
     flipped = solve(key=5, num_sites=120, y=-Y)
     np.testing.assert_allclose(flipped.f, -other.f, atol=1e-12)
+
+
+def test_decay_and_schedules_are_those_of_the_exact_gram_matrix():
+    """One hidden layer, no nonlinearity: w and all h(x) span a space that the updates map to itself."""
+    eta, decay, steps, gamma0, sigma2 = np.linspace(0.4, 0.2, 12), np.linspace(0.1, 0.5, 12), 12, 1.5, 0.49
+    schedule = {"eta": jnp.asarray(eta), "weight_decay": jnp.asarray(decay)}
+    found = solve(depth=1, **schedule)
+    kx, y = np.asarray(KX), np.asarray(Y)
+    gram = sigma2 * np.block([[np.ones((1, 1)), np.zeros((1, 2))], [np.zeros((2, 1)), kx]])
+    for t in range(steps):
+        f = gram[0, 1:] / gamma0
+        np.testing.assert_allclose(found.f[t], f, atol=1e-12)
+        np.testing.assert_allclose(found.Phi[0, t, :, t, :], gram[1:, 1:], atol=1e-11)
+        np.testing.assert_allclose(found.G[0, t, :, t, :], np.full((2, 2), gram[0, 0]), atol=1e-11)
+        move = eta[t] * gamma0 * (y - f) / 2
+        update = (1 - eta[t] * decay[t]) * np.eye(3)
+        update[0, 1:] += move
+        update[1:, 0] += kx @ move
+        gram = update @ gram @ update.T
+    # Decay alone: nothing is learnt from y = 0, all weights shrink, the bulk with them.
+    still = solve(y=0 * Y, **schedule)
+    kept = np.cumprod(np.append(1, 1 - eta * decay))
+    np.testing.assert_allclose(still.Phi[0, :, 0, :, 0], sigma2 * np.outer(kept, kept), rtol=1e-10)
+    np.testing.assert_allclose(still.G[1, :, 0, :, 0], sigma2 * np.outer(kept, kept), rtol=1e-10)
+    np.testing.assert_allclose(outliers(still.layers[0], 12, 1).edge, 2 * 0.7 * kept[12], rtol=1e-12)
 
 
 def test_first_update_of_one_hidden_layer_has_a_closed_form():
@@ -144,6 +170,55 @@ def test_divergence_is_data():
     assert np.isnan(outliers(found.layers[0], None, 1).values[0])
 
 
+def test_responses_are_rows_of_the_inverse_jacobian():
+    """Against a dense inverse for every site, chunks that do not divide the sites among them."""
+    rng, points, times, sites = np.random.default_rng(0), 2, 4, 7
+    rows = points * times
+    time = np.arange(rows) // points
+    slope, bend = rng.normal(size=(2, rows, sites))
+    into_h = np.where(time[:, None] > time, rng.normal(size=(rows, rows)), 0)
+    into_z = np.where(time[:, None] >= time, rng.normal(size=(rows, rows)), 0)
+    start = rows - points
+    last = slice(start, rows)
+    expected_a, expected_b = np.zeros((2, points, rows))
+    for s in range(sites):
+        inner = np.diag(bend[:, s]) + slope[:, s, None] * into_z * slope[:, s]  # dg / dh
+        dh = np.linalg.inv(np.eye(rows) - into_h @ inner)  # in additions to h
+        expected_a += (slope[:, s, None] * (dh @ into_h) * slope[:, s])[last] / sites
+        expected_b += (inner @ dh)[last] / sites
+    layer = SiteSlopes(*map(jnp.asarray, (slope, bend, into_h, into_z)))
+    for chunk in (1, 3, 50):
+        found = input_response(layer, jnp.asarray(start), points, chunk, None)
+        np.testing.assert_allclose(found, expected_a, atol=1e-11 * np.abs(expected_a).max())
+        found = output_response(layer, jnp.asarray(start), points, chunk, None)
+        np.testing.assert_allclose(found, expected_b, atol=1e-11 * np.abs(expected_b).max())
+
+
+def test_chunks_change_memory_only():
+    options = {"depth": 3, "activation": jnp.tanh, "steps": 4, "num_sites": 100}
+    whole, parts = solve(**options), solve(site_chunk=33, **options)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    from jaxspec.dmft import nonlinear
+
+    before = nonlinear._solve._cached._cache_size()
+    solve(key=3, kx=2 * KX, y=-Y, eta=0.1, gamma0=1.0, sigma_w=0.9, weight_decay=0.1, **options)
+    assert nonlinear._solve._cached._cache_size() == before  # new numbers compile nothing
+
+
+def test_the_order_of_points_does_not_matter():
+    kx = jnp.array([[1.0, 0.5, -0.2], [0.5, 1.3, 0.1], [-0.2, 0.1, 0.8]])
+    y, order = jnp.array([1.0, -1.0, 0.5]), np.array([2, 0, 1])
+    permuted = {"kx": kx[order][:, order], "y": y[order]}
+    options = {"steps": 5, "num_sites": 60}
+    one, other = solve(kx=kx, y=y, **options), solve(**permuted, **options)
+    np.testing.assert_allclose(other.f, one.f[:, order], atol=1e-12)
+    np.testing.assert_allclose(other.ntk, one.ntk[:, order][:, :, order], rtol=1e-11)
+    options |= {"activation": jnp.tanh, "num_sites": 4000}
+    one, other = solve(kx=kx, y=y, **options), solve(**permuted, **options)
+    np.testing.assert_allclose(other.f, one.f[:, order], atol=0.01)  # sampling: other sites
+
+
 def test_several_devices_give_the_same_kernels(run_python):
     snippet = """
 import jax, jax.numpy as jnp, numpy as np
@@ -151,8 +226,8 @@ jax.config.update("jax_enable_x64", True)
 from jaxspec.dmft import solve_nonlinear
 mesh = jax.make_mesh((8,), ("sites",), axis_types=(jax.sharding.AxisType.Auto,))
 kx, y = jnp.array([[1.0, 0.5], [0.5, 1.0]]), jnp.array([1.0, -1.0])
-for response in ("tangent",):
-    options = dict(depth=2, eta=0.4, gamma0=2.0, steps=2, sigma_w=0.8, num_sites=160, response=response)
+for response in ("tangent", "stein"):
+    options = dict(depth=2, eta=0.4, gamma0=2.0, steps=2, sigma_w=0.8, num_sites=160, response=response, site_chunk=11)
     whole = solve_nonlinear(jax.random.key(0), kx, y, **options)
     divided = solve_nonlinear(jax.random.key(0), kx, y, mesh=mesh, **options)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(divided)):
@@ -170,6 +245,11 @@ print("finished")
         ({"eta": -1.0}, "eta is -1"),
         ({"gamma0": 0.0}, "gamma0 is 0"),
         ({"sigma_w": 0.0}, "sigma_w is 0"),
+        ({"eta": jnp.ones(3)}, "eta has shape"),
+        ({"weight_decay": jnp.ones(3)}, "weight_decay has shape"),
+        ({"weight_decay": -1.0}, "weight_decay is -1"),
+        ({"weight_decay": 4.0}, "weight_decay is 4.0; expected eta"),
+        ({"site_chunk": 0}, "site_chunk is 0"),
         ({"num_sites": 1}, "num_sites is 1"),
         ({"num_sites": 53}, "num_sites is 53; matched moments"),
         ({"response": "exact"}, "response is 'exact'"),

@@ -142,6 +142,22 @@ def test_truncation_by_a_traced_time_is_the_shorter_problem():
         np.testing.assert_allclose(escape_margin(fields, t), short.margin[0], rtol=1e-9, atol=1e-12)
 
 
+def test_many_fields_are_compressed_without_a_trace():
+    """Fields of 320 pairs (300 are kept) that span few directions, as those of small steps do."""
+    rng, k, rank = np.random.default_rng(5), 320, 12
+    left, right = rng.normal(size=(2, k, rank)) / np.sqrt(rank)
+    a, b = 0.1 * np.tril(rng.normal(size=(2, k, k)), -1) / np.sqrt(k)
+    coeff = rng.uniform(0.5, 2.0, k) / np.sqrt(k)
+    fields = SpikeFields(
+        *map(jnp.asarray, (left @ left.T, right @ right.T, a, b, coeff)), jnp.array(0.7), jnp.array(0.4)
+    )
+    found = outliers(fields, max_outliers=2)
+    for sv in np.asarray(found.values):
+        residual = np.eye(2 * k) - np.asarray(resolvent(fields, sv)) @ coupling(fields)
+        s = np.linalg.svd(residual, compute_uv=False)
+        assert s[-1] < 1e-9 * s[0]
+
+
 def test_a_diverged_tail_does_not_touch_what_came_before():
     fields = causal(np.random.default_rng(4), 6, 1.0, 0.5)
     spoilt = jax.tree.map(lambda x: x.at[4:].set(jnp.inf) if jnp.ndim(x) else x, fields)

@@ -16,7 +16,8 @@ def agree(simulated, theory):
 
 
 def test_a_linear_network_follows_the_theory():
-    cfg = LinearConfig(2, 1.0, 3.0, 3.0, 0.1, 0.5, 0.2, momentum=0.3)
+    eta, decay = jnp.linspace(0.12, 0.08, 10), jnp.linspace(0.0, 0.4, 10)
+    cfg = LinearConfig(2, 1.0, 3.0, 3.0, eta, 0.5, 0.2, momentum=0.3, weight_decay=decay)
     theory = solve_linear(cfg, 10, ntk_times=(10,))
     # Eight networks are too few for a standard error: those of split(key(0), 8) lay ten of theirs from the mean of 64
     # others (train loss at t = 3: 0.2071 with spread 0.007; others 0.1834 with spread 0.034; theory 0.1814).
@@ -50,7 +51,8 @@ def test_one_pass_and_population_runs_follow_the_theory():
 
 def test_an_mlp_follows_the_theory():
     x, y = jax.random.normal(jax.random.key(3), (3, 8)), jnp.array([1.0, -1.0, 1.0])
-    options = {"depth": 2, "eta": 0.5, "gamma0": 2.0, "steps": 8, "sigma_w": 0.8}
+    schedule = {"eta": jnp.linspace(0.6, 0.4, 8), "weight_decay": jnp.linspace(0.0, 0.2, 8)}
+    options = {"depth": 2, "gamma0": 2.0, "steps": 8, "sigma_w": 0.8} | schedule
     theory = solve_nonlinear(jax.random.key(0), x @ x.T / 8, y, num_sites=2000, **options)
 
     def run(key):
@@ -76,6 +78,8 @@ def test_bad_input_is_named():
         (lambda: simulate_linear(key, LinearConfig(1, 1.0, None, 1.0, 0.1, target_gram=jnp.eye(1)), 5, 3), "target"),
         (lambda: simulate_mlp(key, x, jnp.ones(3), **mlp), "x has shape"),
         (lambda: simulate_mlp(key, x, jnp.ones(2), **(mlp | {"eta": 0.0})), "eta is 0"),
+        (lambda: simulate_mlp(key, x, jnp.ones(2), **(mlp | {"eta": jnp.ones(3)})), "eta has shape"),
+        (lambda: simulate_mlp(key, x, jnp.ones(2), **(mlp | {"weight_decay": 10.0})), "weight_decay is 10"),
         (lambda: simulate_mlp(key, x, jnp.ones(2), **(mlp | {"width": 0})), "width is 0"),
     ]:
         with pytest.raises(ValueError, match=message):
