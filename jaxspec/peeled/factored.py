@@ -16,8 +16,9 @@ import optax
 from jaxtyping import Array, Key
 
 from jaxspec.linalg import spectral_norm
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.peeled.certificate import LEAST_WEIGHT, loss_of, per_vector_gap
-from jaxspec.peeled.checks import check_number, default_gap, known
+from jaxspec.peeled.checks import check_number, default_gap
 from jaxspec.peeled.loss import ScaledLoss
 from jaxspec.peeled.problem import FactoredSolution, LayerPeeledProblem
 from jaxspec.peeled.projection import project_to_ball, projected
@@ -116,7 +117,7 @@ def _checked_start(init, problem, dim):
     if factors.W.shape != (V, dim) or factors.H.shape != (dim, m):
         shapes = f"{factors.W.shape} and {factors.H.shape}"
         raise ValueError(f"init has shapes {shapes}; expected {(V, dim)} and {(dim, m)}, for V, m of problem and dim")
-    if known(init):
+    if is_concrete(init):
         values = [np.asarray(x) for x in factors]
         if not all(np.all(np.isfinite(x)) for x in values):
             raise ValueError("init holds numbers that are not finite")

@@ -17,8 +17,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.subspace import operator_top_svd
-from jaxspec.peeled.checks import check_number, default_gap, floating, known, masses_or_uniform
+from jaxspec.peeled.checks import check_number, default_gap, floating, masses_or_uniform
 from jaxspec.peeled.factored import tangent
 from jaxspec.peeled.problem import FactoredSolution
 from jaxspec.peeled.projection import project_to_ball, projected
@@ -156,7 +157,7 @@ def _checked(targets: SparseTargets) -> SparseTargets:
         raise ValueError(f"targets have shapes {ids.shape} and {probs.shape}; expected (m, k) twice, m, k >= 1")
     if V < 1:
         raise ValueError(f"targets.vocabulary is {V}; expected an integer >= 1")
-    if known(ids, probs):
+    if is_concrete(ids, probs):
         if np.any((np.asarray(ids) < 0) | (np.asarray(ids) >= V)):
             raise ValueError(f"targets.ids run from {ids.min()} to {ids.max()}; expected 0 to {V - 1}")
         values = np.asarray(probs, float)
