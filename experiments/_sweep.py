@@ -8,13 +8,15 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxspec.processes import gathered
+
 
 def sweep(function: Callable[..., PyTree], *batches: PyTree) -> PyTree:
     """``function`` mapped over the leading axis of every argument, as NumPy arrays.
 
     On a CPU one entry runs after the other, inside one compiled loop, so that an entry that converges early costs
-    little. On an accelerator all run at once (`jax.vmap`), sharded over the devices where their number divides the
-    batch. Functions that are equal by value share one compiled program.
+    little. On an accelerator, or in several processes, all run at once (`jax.vmap`), sharded over the devices where
+    their number divides the batch. Functions that are equal by value share one compiled program.
 
     Args:
         function: arrays -> pytree of arrays; must be traceable and hashable.
@@ -23,10 +25,9 @@ def sweep(function: Callable[..., PyTree], *batches: PyTree) -> PyTree:
     Returns:
         The results, stacked along the leading axis.
     """
-    if jax.default_backend() == "cpu":
-        return jax.tree.map(np.asarray, jax.block_until_ready(_one_by_one(function)(batches)))
-    results: Any = _at_once(function)(*divided(batches))
-    return jax.tree.map(np.asarray, jax.block_until_ready(results))
+    if jax.default_backend() == "cpu" and jax.process_count() == 1:
+        return gathered(_one_by_one(function)(batches))
+    return gathered(_at_once(function)(*divided(batches)))
 
 
 @functools.lru_cache(maxsize=4)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FLOORS = {"optional": 0, "chance": 0, "tensor_files": 0, "linalg": 1, "prox": 2, "solvers": 3}
+FLOORS = {"optional": 0, "chance": 0, "processes": 0, "tensor_files": 0, "linalg": 1, "prox": 2, "solvers": 3}
 DOMAIN = 4
 CORE = {
     "jax",

@@ -6,7 +6,7 @@ import jax
 
 
 def is_concrete(*values: Any) -> bool:
-    """Whether no leaf of ``values`` is traced.
+    """Whether no leaf of ``values`` is traced, nor divided over several processes, of which each holds a part only.
 
     Args:
         *values: pytrees.
@@ -17,4 +17,10 @@ def is_concrete(*values: Any) -> bool:
         >>> jax.jit(lambda x: 0 if is_concrete(x) else 1)(1.0)
         Array(1, dtype=int32, weak_type=True)
     """
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    return all(_held(leaf) for leaf in jax.tree.leaves(values))
+
+
+def _held(leaf: Any) -> bool:
+    if isinstance(leaf, jax.core.Tracer):
+        return False
+    return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated

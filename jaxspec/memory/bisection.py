@@ -17,6 +17,7 @@ from jaxspec.memory.associations import sample_associations
 from jaxspec.memory.checks import EMBEDDINGS, MODELS, check_choice
 from jaxspec.memory.feasibility import check_feasible
 from jaxspec.memory.theory import critical_p
+from jaxspec.processes import gathered
 from jaxspec.solvers.loop import CONVERGED, RUNNING, iterate
 
 
@@ -113,7 +114,7 @@ def capacity(
     while True:
         brackets = _bisect(keys, brackets, resolution, tol, p, d, model, embedding, top, block, at_once)
         # A bracket that still ends above p was never closed by a certificate.
-        if np.all(np.asarray(brackets.high) <= p):
+        if np.all(gathered(brackets.high) <= p):
             return Capacity(brackets.low, brackets.high, brackets.undecided, brackets.iter)
         open_ended = brackets.high > p
         undecided = brackets.left <= brackets.right
