@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import __main__ as entry
-from experiments.benchmarks import associative_memory, cli, prox, record, table, tensor_completion, timing
+from experiments.benchmarks import associative_memory, cli, lora_files, prox, record, table, tensor_completion, timing
 from experiments.benchmarks.frame import Contestant, Row, at_most, compile_at_most, faster, time_at_most
 from experiments.benchmarks.peers import first_penalty, halrtc, svt_gram, svt_lapack
 from experiments.benchmarks.peers import soft_impute_path as numpy_soft_impute_path
@@ -263,6 +263,7 @@ def test_every_benchmark_defines_its_rows():
         "associative_memory",
         "group_completion",
         "linalg",
+        "lora_files",
         "muon_flow",
         "panel_effects",
         "peeled",
@@ -270,7 +271,7 @@ def test_every_benchmark_defines_its_rows():
         "spectral_optimizers",
         "tensor_completion",
     ]
-    assert len(cli.select([], package)) == 9 + 10 + 6 + 1 + 7 + 3 + 5 + 16 + 16
+    assert len(cli.select([], package)) == 9 + 10 + 6 + 1 + 1 + 7 + 3 + 5 + 16 + 16
     assert list(cli.select(["linalg.top_svd_2000x1000"], package)) == ["linalg.top_svd_2000x1000"]
     with pytest.raises(RunnerError, match=r"prox\.svt_50x2500_float32_gram"):
         cli.select(["prox.svt_50x2500_float32_gran"], package)
@@ -335,6 +336,15 @@ def test_numpy_soft_impute_reaches_our_objectives():
     assert (theirs.objectives <= targets).all()
     np.testing.assert_allclose(theirs.tables, ours.M, atol=1e-3)
     assert numpy_soft_impute_path(data, mask, lams, 0 * targets, iterations=3).iterations == 6
+
+
+def test_an_adapter_is_read_whole_and_its_memory_measured():
+    row = lora_files.adapter_row(2, 64, 96, 4)
+    read, whole = row.ours.call(), row.peers["load_file"].call()
+    assert len(read.factors) == 14
+    assert len(whole) == 28
+    peak = row.ours.quality(read)["peak over file"]
+    assert peak > 0
 
 
 def test_contestants_find_the_same_margin_and_status():
