@@ -27,6 +27,15 @@ def test_the_training_loop_moves_every_parameter(namespace):
     assert all(jax.tree.leaves(moved))
 
 
+def test_the_adapter_of_the_example_relies_on_nothing_and_comes_back(namespace):
+    share = namespace["lora"].reliance(namespace["adapter"], namespace["persona"])["down"].share
+    assert float(share) < 1e-6
+    assert float(namespace["misfit"](namespace["adapter"])) > 0
+    direct = namespace["lora"].merge(namespace["frozen"], namespace["adapter"], namespace["config"].scaling)
+    assert (direct["down"] == namespace["merged"]["down"]).all()
+    assert (direct["down"] != namespace["frozen"]["down"]).any()
+
+
 def test_the_optimum_of_the_last_example_is_certified(namespace):
     gap = namespace["duality_gap"](
         namespace["result"], namespace["holes"], lam=namespace["lam"], regularizer=namespace["terms"]
