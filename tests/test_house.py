@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FLOORS = {"optional": 0, "chance": 0, "processes": 0, "tensor_files": 0, "linalg": 1, "prox": 2, "solvers": 3}
+FLOORS = {
+    "optional": 0,
+    "chance": 0,
+    "processes": 0,
+    "tensor_files": 0,
+    "linalg": 1,
+    "prox": 2,
+    "solvers": 3,
+    "__main__": 5,
+}
 DOMAIN = 4
 CORE = {
     "jax",
@@ -139,6 +148,7 @@ def test_the_house_keeps_its_floors():
         ("jaxspec.solvers.admm", "from ..completion import tensor"),
         ("jaxspec.optim.muon", "from jaxspec.flow.particles import step"),
         ("jaxspec.linalg.polar", "from experiments.runner import style"),
+        ("jaxspec.optim.muon", "from jaxspec.__main__ import main"),
         ("jaxspec.optim.muon", "import jax.numpy as jnp\njnp.linalg.svd(x)"),
         ("jaxspec.optim.muon", "import jax\njax.numpy.linalg.eigh(x)"),
         ("jaxspec.prox.svt", "from jax import lax\nlax.linalg.qr(x)"),
@@ -163,6 +173,7 @@ def test_the_checker_catches(dotted, source):
             "from jaxspec.solvers import consensus_admm\nfrom ..linalg import singular_values",
         ),
         ("jaxspec.prox.svt", "from . import schatten\nfrom .. import linalg"),
+        ("jaxspec.__main__", "from jaxspec import completion, optim"),
         ("jaxspec.linalg.spectral", "import jax.numpy as jnp\njnp.linalg.svd(x)\njnp.linalg.eigh(x)"),
         ("jaxspec.prox.svt", "import jax.numpy as jnp\nfrom jaxspec import linalg\njnp.linalg.norm(x)\nlinalg.eigh(x)"),
         ("experiments.benchmarks.svd", "import jax.numpy as jnp\njnp.linalg.svd(x)"),
