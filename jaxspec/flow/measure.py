@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -50,7 +50,7 @@ class Measure(NamedTuple):
         return 1 if self.axis is None else jax.lax.axis_size(self.axis)
 
 
-def placement(tree: PyTree) -> tuple[Mesh, str] | None:
+def placement(tree: PyTree) -> tuple[Mesh | AbstractMesh, str] | None:
     """Mesh and axis by which the particles are divided, read off the types of the arrays.
 
     Args:
@@ -81,7 +81,11 @@ def placement(tree: PyTree) -> tuple[Mesh, str] | None:
 
 
 def divided(
-    function: Callable, place: tuple[Mesh, str], arguments: tuple[PyTree, ...], specs: tuple, out_specs: PyTree
+    function: Callable,
+    place: tuple[Mesh | AbstractMesh, str],
+    arguments: tuple[PyTree, ...],
+    specs: tuple,
+    out_specs: PyTree,
 ) -> PyTree:
     """``function(*arguments)`` on every device's share of the particles.
 
