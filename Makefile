@@ -25,7 +25,7 @@ help:
 	@echo 'make test       the whole test suite, doctests included (ARGS="tests/linalg -x": part of it)'
 	@echo 'make lint       ruff check and ruff format --check'
 	@echo 'make bench      timings against other libraries'
-	@echo 'make docs       API pages in site/'
+	@echo 'make docs       the documentation in site/, with the figures of results/ where they are'
 	@echo 'make clean      remove .venv, caches and built pages; results/ stays'
 	@echo 'PYTHON=python3.12 chooses the interpreter; VENV= uses it as it is and installs nothing.'
 
@@ -44,8 +44,11 @@ lint: $(READY)
 bench: $(READY)
 	$(RUN) -m experiments.benchmarks $(ARGS)
 
+# The variable silences the theme's notice about its successor.
 docs: $(READY)
-	$(RUN) -m pdoc --docformat google --output-directory site jaxspec
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict $(ARGS)
+	@test -d results || echo 'No results yet: make reproduce, then make docs, fills the gallery.'
+	@echo 'Open site/index.html, or serve it with search: $(RUN) -m http.server --directory site'
 
 clean:
 	rm -rf .venv build dist site .pytest_cache .ruff_cache .hypothesis

@@ -122,7 +122,8 @@ def evaluate(part: discover.Part, preset: str, module: ModuleType, folder: Path)
         raise RunnerError(f"{part.name}: claims must return Claim objects, got {type(wrong[0]).__name__}")
     with style.context():
         drawings = [draw(place, *item) for place, item in enumerate(module.figures(result).items(), start=1)]
-    meta = saved.meta | {"claims": [_record(claim) for claim in claims]}
+    captions = {drawing.name: drawing.caption for drawing in drawings}
+    meta = saved.meta | {"claims": [_record(claim) for claim in claims], "figures": captions}
     store.annotate(folder, meta, {drawing.name: drawing.contents for drawing in drawings})
     return Evaluated(part, preset, meta, claims, drawings, computed=False)
 
