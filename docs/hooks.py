@@ -59,8 +59,9 @@ def gallery(runs: list[Run]) -> str:
 
 def benchmarks(records: Path) -> str:
     """The recorded tables, as Markdown, their headings one level down."""
-    tables = [path.read_text().strip() for path in sorted(records.glob("*.md"))]
-    return "\n\n".join(re.sub(r"^#", "##", table, flags=re.MULTILINE) for table in tables)
+    tables = "\n\n".join(path.read_text().strip() for path in sorted(records.glob("*.md")))
+    lower = re.sub(r"^#", "##", tables, flags=re.MULTILINE)
+    return re.sub(r"^  - ", "    - ", lower, flags=re.MULTILINE)  # a list within a list is four columns in
 
 
 def on_files(files: Any, config: Any) -> Any:
