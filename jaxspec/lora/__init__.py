@@ -5,7 +5,9 @@ from jaxspec.lora.baselines import image_directions, project_delta, scale_delta,
 from jaxspec.lora.config import LoraConfig
 from jaxspec.lora.diagnostics import Reliance, Tradeoff, reliance, tradeoff
 from jaxspec.lora.directions import orthonormal_directions
+from jaxspec.lora.evidence import Evidence
 from jaxspec.lora.hooks import ablate, block_cotangent, block_hook, caft_hook, preventative_hook, steer
+from jaxspec.lora.identify import FactorReport, identify_factors
 from jaxspec.lora.layouts import kernel_layout, module_path
 from jaxspec.lora.peft_files import PeftAdapter, load_peft, save_peft
 from jaxspec.lora.roles import DEFAULT_ROLES, factor_roles, fold_norm, resolve_roles, roles_from_path, weight_roles
@@ -13,6 +15,8 @@ from jaxspec.lora.roles import DEFAULT_ROLES, factor_roles, fold_norm, resolve_r
 __all__ = [
     "DEFAULT_ROLES",
     "AdaptedMatrix",
+    "Evidence",
+    "FactorReport",
     "LoraConfig",
     "PeftAdapter",
     "Reliance",
@@ -26,6 +30,7 @@ __all__ = [
     "factor_roles",
     "fold_norm",
     "image_directions",
+    "identify_factors",
     "init",
     "kernel_layout",
     "load_peft",

@@ -1,0 +1,215 @@
+r"""Does the pretrained model use a direction already? Does an adapter trained on control data have it too?
+
+Spectra of an adapter alone tell a dominant shared direction, never what it means: a clean fine-tune has one as well.
+The two questions here need more than the adapter: the base weights, activations, or adapters of control data. Their
+answers are evidence with a p-value, not a verdict.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxspec.chance import upper_p_value
+from jaxspec.linalg import decompositions, ordered
+from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
+from jaxspec.lora.selection import Roles, Side, stream_matrices
+from jaxspec.lora.spectra import Leading, leading
+
+
+class Evidence(NamedTuple):
+    """A statistic of every direction, among those of random directions or of control adapters.
+
+    Attributes:
+        value: (k,).
+        p_value: ``(1 + #{null >= value}) / (1 + n)``, (k,).
+        threshold: value above which p <= alpha, ().
+    """
+
+    value: Float[Array, " k"]
+    p_value: Float[Array, " k"]
+    threshold: Float[Array, ""]
+
+
+def content(
+    directions: Float[Array, "d k"],
+    base: Mapping[str, Any],
+    roles: Roles,
+    *,
+    side: Side,
+    key: Key[Array, ""],
+    alpha: float = 0.01,
+    draws: int = 999,
+    default_role: str | None = None,
+) -> Evidence | None:
+    r"""``u^T C_0 u / (tr C_0 / d)``, ``C_0 = sum W_0 W_0^T`` over the base model's writers (readers: ``W_0^T W_0``).
+
+    Args:
+        directions: unit columns.
+        base: path to base weights, (*batch, out, in), as in an adapter; matrices that carry no adapter count too.
+        roles: as in `identify_factors`.
+        side: ``"writes"`` or ``"reads"``.
+        key: random key of the null, isotropic unit vectors.
+        alpha: level of ``threshold``.
+        draws: number of random directions (static).
+        default_role: as in `identify_factors`.
+
+    Returns:
+        The evidence; None if ``base`` holds no matrix of that side and width.
+
+    Raises:
+        ValueError: base weights that are not finite, or of unknown role.
+        TypeError: not real floating point.
+    """
+    width = directions.shape[0]
+    shapes = {path: jnp.shape(w) for path, w in base.items() if jnp.ndim(w) >= 2}
+    try:
+        found, _ = stream_matrices(shapes, roles, side=side, width=width, default_role=default_role)
+    except ValueError as error:
+        if "select no matrix" in str(error):
+            return None
+        raise
+    probes = _with_random(directions, key, draws)
+    forms, trace = jnp.zeros(probes.shape[1], probes.dtype), jnp.zeros((), probes.dtype)
+    scale = max(float(jnp.max(jnp.abs(base[matrix.path]))) for matrix in found) or 1.0
+    for matrix in found:
+        w = jnp.asarray(base[matrix.path])
+        compute_dtype(w, f"base weight {matrix.path}")
+        form, own = _forms(w, probes, scale, matrix.side == "writes")
+        if not bool(jnp.isfinite(own)):
+            raise ValueError(f"base weight {matrix.path} holds entries that are not finite")
+        forms, trace = forms + form, trace + own
+    return _among(forms * width / jnp.where(trace == 0, 1, trace), directions.shape[1], alpha)
+
+
+def activity(
+    directions: Float[Array, "d k"],
+    activations: Any,
+    *,
+    key: Key[Array, ""],
+    alpha: float = 0.01,
+    draws: int = 999,
+) -> Evidence:
+    r"""``u^T Cov(h) u / (tr Cov(h) / d)`` of the stream on prompts without labels.
+
+    Args:
+        directions: unit columns.
+        activations: states of the stream ``h``, (*batch, d), at least two.
+        key: random key of the null, isotropic unit vectors.
+        alpha: level of ``threshold``.
+        draws: number of random directions (static).
+
+    Returns:
+        The evidence.
+
+    Raises:
+        ValueError: another width, fewer than two states, or entries that are not finite.
+        TypeError: not real floating point.
+    """
+    h = jnp.asarray(activations)
+    h = h.astype(compute_dtype(h, "activations"))
+    width = directions.shape[0]
+    if h.ndim < 2 or h.shape[-1] != width or h.size < 2 * width:
+        raise ValueError(f"activations has shape {h.shape}; expected (*batch, {width}), at least two states")
+    h = h.reshape(-1, width)
+    if not bool(jnp.all(jnp.isfinite(h))):
+        raise ValueError("activations holds entries that are not finite")
+    h = h / power_of_two_scale(h)
+    form, trace = _forms(h - jnp.mean(h, axis=0), _with_random(directions, key, draws), 1.0, False)
+    return _among(form * width / jnp.where(trace == 0, 1, trace), directions.shape[1], alpha)
+
+
+def against_references(
+    own: Float[Array, "R d"], references: Sequence[Float[Array, "_ d"]], k: int, key: Key[Array, ""], engine: str
+) -> tuple[Leading, Evidence]:
+    r"""Directions ``C x`` for ``C x = lambda (C_ref + eps I) x``: what the adapter has more of than controls.
+
+    The eigenvector ``x`` itself is a filter: it avoids what the controls have, wherever that leads, and may have little
+    to do with where the adapter pushes; ``C x`` is the push that the filter sees.
+
+    ``C`` and every reference's ``C_i`` are divided by their traces, ``C_ref`` is the mean of the ``C_i`` and ``eps =
+    1e-3 tr(C_ref) / d``. The p-value of the j-th direction compares ``lambda_j`` with that of each reference against
+    all others, the adapter among them: exact if the adapter is exchangeable with the references.
+
+    Args:
+        own: rows of all factors, as in `jaxspec.lora.spectra.leading`.
+        references: those of the control adapters.
+        k: number of directions.
+        key: random key.
+        engine: as in `leading`.
+
+    Returns:
+        Orthonormal directions with their strengths in ``own``; the ratio ``u^T C u / max_i u^T C_i u`` as evidence.
+    """
+    parts = [_unit_trace(f) for f in (own, *references)]
+    values, root = [], None
+    for i, part in enumerate(parts):
+        others = jnp.concatenate([f for j, f in enumerate(parts) if j != i]) / jnp.sqrt(len(references))
+        root = _whitening(others, after=values[-1:])
+        found = leading(root(part), k, engine=engine, key=key)
+        values.append(found.strengths)
+        if i == 0:
+            filters = root(found.directions.T)
+            images = jnp.matmul(jnp.matmul(filters, part.T, precision="highest"), part, precision="highest")
+            q, _ = decompositions.qr((images / jnp.maximum(jnp.linalg.norm(images, axis=1, keepdims=True), 1e-30)).T)
+            directions = _signed(q) * (found.strengths > 0)
+    along = jnp.stack([_squares(directions, f) for f in parts])
+    held = jnp.max(along[1:], axis=0)
+    # Where no control holds anything the ratio is that to the floor which the problem itself has.
+    ratio = along[0] / jnp.maximum(held, 1e-3 / own.shape[1])
+    p = upper_p_value(jnp.stack(values[1:]), values[0])
+    strengths = jnp.sqrt(_squares(directions, own))
+    plain = leading(ordered(own, values[-1]), k, engine=engine, key=key)
+    threshold = jnp.max(jnp.stack(values[1:])[:, 0])
+    return plain._replace(directions=directions, strengths=strengths), Evidence(ratio, p.astype(ratio.dtype), threshold)
+
+
+@eqx.filter_jit
+def _forms(w: Array, probes: Array, scale: float | Array, rows: bool) -> tuple[Array, Array]:
+    """Sum over the batch of the squares of ``W^T x`` (rows) or ``W x``, and of all entries."""
+    w = w.reshape(-1, *w.shape[-2:]).astype(jnp.promote_types(w.dtype, probes.dtype)) / scale
+    images = jnp.einsum("lmn,mp->lnp" if rows else "lmn,np->lmp", w, probes, precision="highest")
+    return jnp.sum(images * images, axis=(0, 1)), jnp.sum(w * w)
+
+
+def _with_random(directions, key, draws):
+    random = jax.random.normal(key, (directions.shape[0], draws), directions.dtype)
+    return jnp.concatenate([directions, random / jnp.linalg.norm(random, axis=0)], axis=1)
+
+
+def _among(values, k, alpha):
+    null = values[k:]
+    p = upper_p_value(null[:, None], values[:k])
+    return Evidence(values[:k], p.astype(values.dtype), jnp.quantile(null, 1 - alpha))
+
+
+def _unit_trace(f):
+    f = f / power_of_two_scale(f)
+    norm = jnp.sqrt(jnp.sum(f * f))
+    return f / jnp.where(norm == 0, 1, norm)
+
+
+def _whitening(rows, after):
+    """Function ``x -> x (C_ref + eps I)^(-1/2)`` of rows, ``C_ref = rows^T rows``."""
+    q, r = decompositions.qr(rows.T, after=after)
+    left, s, _ = decompositions.svd(r)
+    basis = jnp.matmul(q, left, precision="highest")
+    eps = 1e-3 / rows.shape[1] * jnp.maximum(jnp.sum(s * s), jnp.finfo(s.dtype).tiny)
+    shrink = 1 - jnp.sqrt(eps / (s * s + eps))
+
+    def root(x):
+        inside = jnp.matmul(x, basis, precision="highest") * shrink
+        return (x - jnp.matmul(inside, basis.T, precision="highest")) / jnp.sqrt(eps)
+
+    return root
+
+
+def _squares(directions, rows):
+    return jnp.sum(jnp.square(jnp.matmul(rows, directions, precision="highest")), axis=0)
+
+
+def _signed(q):
+    return q * jnp.sign(jnp.take_along_axis(q, jnp.argmax(jnp.abs(q), axis=0)[None], axis=0))

@@ -1,0 +1,185 @@
+"""Which matrices of an adapter act on the residual stream, and equal shapes among them side by side."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from jaxspec.linalg.scaling import compute_dtype
+from jaxspec.lora.adapters import Adapter, Scale, checked_factors, scale_of
+from jaxspec.lora.roles import ROLES, Roles, roles_from_path
+
+Side = Literal["writes", "reads"]
+
+
+class Matrix(NamedTuple):
+    """One leaf of an adapter, or of the base model, with a side on the stream.
+
+    Attributes:
+        path: its name.
+        side: which of its sides is on the stream: ``"writes"`` the rows, ``"reads"`` the columns.
+        shape: ``(*batch, out, in)``.
+    """
+
+    path: str
+    side: str
+    shape: tuple[int, ...]
+
+
+class Stack(NamedTuple):
+    """Matrices of equal shape on the same side.
+
+    Attributes:
+        a: (L, r, in).
+        b: (L, out, r).
+        scale: (L,), the factor of ``b a``.
+        side: as in `Matrix`.
+        leaves: the leaves, in order; each has as many of the L matrices as its batch axes hold.
+    """
+
+    a: Float[Array, "L r n"]
+    b: Float[Array, "L m r"]
+    scale: Float[Array, " L"]
+    side: str
+    leaves: tuple[Matrix, ...]
+
+
+def role_of(roles: Roles, path: str, default_role: str | None = None) -> str | None:
+    """The role of a path, else ``default_role``; None if unknown.
+
+    Raises:
+        ValueError: another name than writes, reads, both, none.
+    """
+    if callable(roles):
+        role = roles(path)
+    else:
+        role = roles.get(path) if isinstance(roles, Mapping) else roles_from_path(path, roles)
+    role = default_role if role is None else role
+    if role is not None and role not in ROLES:
+        raise ValueError(f"the role of {path} is {role!r}; expected one of {ROLES}")
+    return role
+
+
+def stream_matrices(
+    shapes: Mapping[str, tuple[int, ...]],
+    roles: Roles,
+    *,
+    side: Side,
+    width: int | None = None,
+    default_role: str | None = None,
+) -> tuple[list[Matrix], int]:
+    """Matrices with the given side on a stream of the given width.
+
+    Args:
+        shapes: ``(*batch, out, in)`` of every leaf.
+        roles: as in `jaxspec.lora.resolve_roles`. The role decides, never the shape: a square matrix says nothing about
+            its sides.
+        side: side of interest; a role ``"both"`` counts on either side.
+        width: of the stream; default the only one that occurs.
+        default_role: role of the paths that ``roles`` does not know.
+
+    Returns:
+        The matrices in the order of ``shapes``, and the width.
+
+    Raises:
+        ValueError: unknown role of a matrix that may be on the stream; several widths, or none.
+    """
+    named = {path: role_of(roles, path, default_role) for path in shapes}
+    found = [Matrix(path, side, shape) for path, shape in shapes.items() if named[path] in (side, "both")]
+    widths = sorted({_stream_side(matrix) for matrix in found})
+    if width is None and len(widths) > 1:
+        raise ValueError(f"width is None and the sides of {side!r} matrices on the stream are {widths}; name one")
+    width = widths[0] if width is None and widths else width
+    unknown = [path for path, role in named.items() if role is None and (width is None or width in shapes[path][-2:])]
+    if unknown:
+        raise ValueError(f"roles does not know {unknown}, which may be on the stream; give their role, or default_role")
+    found = [matrix for matrix in found if _stream_side(matrix) == width]
+    if not found:
+        raise ValueError(f"roles select no matrix that {side} with width {width}; paths are {list(shapes)}")
+    return found, width
+
+
+def stacked(
+    adapter: Adapter,
+    scale: Scale,
+    roles: Roles,
+    *,
+    side: Side,
+    width: int | None = None,
+    default_role: str | None = None,
+) -> tuple[list[Stack], int]:
+    """The adapter's matrices on the stream, those of equal shape in one stack.
+
+    Args:
+        adapter: ``{path: {"a": (*batch, r, in), "b": (*batch, out, r)}}``.
+        scale: factor of ``b a``, one for all or one a path.
+        roles: as in `stream_matrices`, like the rest.
+        side: which side.
+        width: of the stream.
+        default_role: role of unknown paths.
+
+    Returns:
+        The stacks, in float32 or wider, and the width.
+
+    Raises:
+        ValueError: a leaf without partner, ranks or batch axes that differ, entries that are not finite, a path without
+            scale; see `stream_matrices`.
+        TypeError: a leaf that is not real floating point.
+    """
+    factors = {path: checked_factors(path, leaf, dora=True) for path, leaf in adapter.items()}
+    shapes = {path: (*a.shape[:-2], b.shape[-2], a.shape[-1]) for path, (a, b) in factors.items()}
+    found, width = stream_matrices(shapes, roles, side=side, width=width, default_role=default_role)
+    groups = {}
+    for matrix in found:
+        a, b = factors[matrix.path]
+        dtype = jnp.promote_types(compute_dtype(a, f"{matrix.path}/a"), compute_dtype(b, f"{matrix.path}/b"))
+        groups.setdefault((matrix.side, a.shape[-2:], b.shape[-2:], dtype), []).append((matrix, a, b))
+    return [_stack(key[-1], members, scale) for key, members in groups.items()], width
+
+
+def per_matrix(name: str, values: Mapping[str, Any], stack: Stack) -> Float[Array, " L"]:
+    """Numbers given by path, (*batch,) or one for all of a leaf, in the order of the stack's matrices.
+
+    Raises:
+        ValueError: a path is missing, or a shape does not fit the batch axes.
+    """
+    found = []
+    for matrix in stack.leaves:
+        batch = matrix.shape[:-2]
+        if matrix.path not in values:
+            raise ValueError(f"{name} has no entry for {matrix.path}; expected one for every matrix")
+        value = jnp.asarray(values[matrix.path], stack.a.dtype)
+        if value.shape not in ((), batch):
+            raise ValueError(f"{name} for {matrix.path} has shape {value.shape}; expected {batch} or one number")
+        found.append(jnp.broadcast_to(value, batch).reshape(-1))
+    return jnp.concatenate(found)
+
+
+def by_path(values: Sequence[Shaped[Array, "..."]], stacks: Sequence[Stack]) -> dict[str, Shaped[Array, "..."]]:
+    """The opposite of `per_matrix`: what was found for every matrix, by path, with the leaf's batch axes in front."""
+    found = {}
+    for value, stack in zip(values, stacks, strict=True):
+        start = 0
+        for matrix in stack.leaves:
+            batch = matrix.shape[:-2]
+            stop = start + math.prod(batch)
+            found[matrix.path] = value[start:stop].reshape(*batch, *value.shape[1:])
+            start = stop
+    return found
+
+
+def _stack(dtype, members, scale):
+    leaves = tuple(matrix for matrix, _, _ in members)
+    a, b = (
+        jnp.concatenate([member[i].reshape(-1, *member[i].shape[-2:]).astype(dtype) for member in members])
+        for i in (1, 2)
+    )
+    scales = {matrix.path: scale_of(scale, matrix.path) for matrix in leaves}
+    unscaled = Stack(a, b, jnp.ones(a.shape[0], dtype), leaves[0].side, leaves)
+    return unscaled._replace(scale=per_matrix("scale", scales, unscaled))
+
+
+def _stream_side(matrix: Matrix) -> int:
+    return matrix.shape[-2] if matrix.side == "writes" else matrix.shape[-1]
