@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from jax.typing import DTypeLike
 
@@ -121,6 +122,7 @@ def _scaling(alpha, rank, rslora):
     return alpha / (math.sqrt(rank) if rslora else rank)
 
 
+@lru_cache(maxsize=4096)
 def _compiled(pattern):
     try:
         return re.compile(rf"(.*\.)?({pattern})")

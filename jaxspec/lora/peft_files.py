@@ -27,6 +27,7 @@ from jaxspec.tensor_files import Pathish, TensorInfo, list_tensors, read_json, r
 _TENSORS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _MOST_HEADER = 16_000_000  # bytes; about 100 000 tensors
 _MOST_CONFIG = 4_000_000  # bytes
+_MOST_MATCHES = 10_000_000  # of a module with a pattern; about a microsecond each
 _KEY = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+)\."
     r"(?P<kind>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?"
@@ -101,6 +102,9 @@ def load_peft(path: Pathish) -> PeftAdapter:
         )
     if others:
         notes.append(f"{len(others)} tensors that are no factors were left: {', '.join(others[:5])}")
+    patterns = len(config.rank_pattern) + len(config.alpha_pattern)
+    if patterns * len(found) > _MOST_MATCHES:
+        raise ValueError(f"{folder} has {len(found)} modules and {patterns} patterns, too many to be matched")
     factors = {module: _leaf(module, parts, config) for module, parts in found.items()}
     return PeftAdapter(
         factors,

@@ -45,6 +45,7 @@ DEFAULT_ROLES = (
     (_last(r"(q|k|v|qkv|query|key|value)(_proj|_lin)?", r"query_key_value", r"c_attn", r"q_attn", r"Wqkv"), "reads"),
     (_last(r"w[qkv]", r"q_a_proj", r"kv_a_proj_with_mqa", r"in_proj", r"(q|kv|qkv|gating)_einsum"), "reads"),
     (_last(r"(gate|up|gate_up)(_proj)?", r"w1", r"w3", r"wi(_\d+)?", r"Wi", r"c_fc", r"fc1", r"fc_in"), "reads"),
+    (_last(r"router", r"shared_expert_gate", r"score", r"classifier"), "reads"),
     (_last(r"dense_h_to_4h", r"lin1", r"linear1", r"linear_in", r"lm_head", r"embed_out", r"unembed"), "reads"),
     (_last(r"(o|out|output)(_proj|_lin)?", r"wo", r"Wo", r"attn_vec_einsum", r"c_proj"), "writes"),
     (_last(r"down(_proj)?", r"w2", r"fc2", r"fc_out", r"dense_4h_to_h", r"lin2", r"linear2", r"linear_out"), "writes"),

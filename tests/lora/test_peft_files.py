@@ -219,6 +219,14 @@ def test_tensors_that_are_no_adapter_are_refused(tmp_path, tensors, message):
         load_peft(folder(tmp_path, tensors))
 
 
+def test_more_patterns_than_can_be_matched_are_refused(tmp_path):
+    tensors = {}
+    for i in range(110):
+        tensors |= pair(f"m{i}.q_proj", out=1, inp=1)
+    with pytest.raises(ValueError, match="110 modules and 100000 patterns"):
+        load_peft(folder(tmp_path, tensors, alpha_pattern={f"x{i}": 1 for i in range(100_000)}))
+
+
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no adapter_config\.json, found nothing"):
         load_peft(tmp_path / "absent")

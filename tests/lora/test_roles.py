@@ -15,11 +15,12 @@ from jaxspec.lora import (
     roles_from_path,
     weight_roles,
 )
+from jaxspec.optim import project_updates
 
 NAMES = """
 model.layers.3.        | self_attn.q_proj self_attn.k_proj self_attn.v_proj mlp.gate_proj mlp.up_proj
                        | self_attn.o_proj mlp.down_proj
-model.layers.0.block_sparse_moe. | gate experts.1.w1 experts.1.w3 | experts.1.w2
+model.layers.0.block_sparse_moe. | gate router experts.1.w1 experts.1.w3 | experts.1.w2
 model.layers.0.        | self_attn.qkv_proj mlp.gate_up_proj mlp.fc1 | self_attn.dense mlp.fc2
 transformer.h.0.       | attn.c_attn mlp.c_fc mlp.fc_in attn.q_proj | attn.c_proj mlp.c_proj attn.out_proj mlp.fc_out
 gpt_neox.layers.0.     | attention.query_key_value mlp.dense_h_to_4h | attention.dense mlp.dense_4h_to_h
@@ -122,6 +123,34 @@ def test_full_weights_name_the_axis_of_the_stream():
         weight_roles({"attn": {"query": {"kernel": jnp.ones((2, 4, 2))}}})
     with pytest.raises(ValueError, match="none for gadget;"):
         weight_roles({"gadget": jnp.ones((2, 2))})
+
+
+def test_the_axes_named_for_full_weights_are_those_that_keep_the_stream():
+    rng = np.random.default_rng(3)
+    normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    u, params = (
+        normal(4, 1),
+        {
+            "down_proj.weight": normal(4, 6),
+            "up_proj.weight": normal(6, 4),
+            "wte.weight": normal(9, 4),
+            "down_proj.bias": normal(4),
+            "block": {"down": {"kernel": normal(3, 6, 4)}, "up": {"kernel": normal(3, 4, 6)}},
+        },
+    )
+    tx = project_updates(u, weight_roles(params))
+    steps = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params))[0]
+    along = {
+        "down_proj.weight": u.T @ steps["down_proj.weight"],
+        "up_proj.weight": steps["up_proj.weight"] @ u,
+        "wte.weight": steps["wte.weight"] @ u,
+        "down_proj.bias": steps["down_proj.bias"] @ u,
+        "down": steps["block"]["down"]["kernel"] @ u,
+        "up": steps["block"]["up"]["kernel"].mT @ u,
+    }
+    for name, moved in along.items():
+        assert float(jnp.abs(moved).max()) < 1e-5, name
+    assert all(float(jnp.abs(step).max()) > 0.1 for step in jax.tree.leaves(steps))
 
 
 def test_module_paths_and_layouts_by_name():
