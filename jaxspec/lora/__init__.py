@@ -3,6 +3,7 @@
 from jaxspec.lora.adapters import AdaptedMatrix, apply, delta, init, merge, unmerge
 from jaxspec.lora.baselines import image_directions, project_delta, scale_delta, truncate_delta
 from jaxspec.lora.config import LoraConfig
+from jaxspec.lora.conversions import from_nnx_lora, join_layers, split_layers
 from jaxspec.lora.diagnostics import Reliance, Tradeoff, reliance, tradeoff
 from jaxspec.lora.directions import orthonormal_directions
 from jaxspec.lora.evidence import Evidence
@@ -29,9 +30,12 @@ __all__ = [
     "delta",
     "factor_roles",
     "fold_norm",
+    "from_nnx_lora",
+    "identify_factors",
     "image_directions",
     "identify_factors",
     "init",
+    "join_layers",
     "kernel_layout",
     "load_peft",
     "merge",
@@ -44,6 +48,7 @@ __all__ = [
     "roles_from_path",
     "save_peft",
     "scale_delta",
+    "split_layers",
     "steer",
     "tradeoff",
     "truncate_delta",

@@ -298,9 +298,14 @@ def checked_factors(module: str, leaf: Leaf, *, dora: bool = False) -> tuple[Arr
             f"{module} has a of shape {a.shape} and b of shape {b.shape}; expected (*batch, r, in) and (*batch, out, r)"
         )
     for name, factor in (("a", a), ("b", b)):
-        if not isinstance(factor, jax.core.Tracer) and not np.isfinite(np.asarray(factor)).all():
+        if not isinstance(factor, jax.core.Tracer) and not _finite(factor):
             raise ValueError(f"{module} has entries in {name} that are not finite")
     return a, b
+
+
+def _finite(x):
+    # On the host nothing is compiled for a new shape; what several hosts hold together has to stay where it is.
+    return np.isfinite(np.asarray(x)).all() if x.is_fully_addressable else bool(jnp.isfinite(x).all())
 
 
 def _product(a, b, scale):

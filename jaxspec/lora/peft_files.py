@@ -128,7 +128,7 @@ def save_peft(
     """Write an adapter as PEFT does, so that it loads there.
 
     Each file is replaced whole or not at all. Ranks and scales that the patterns of ``config`` do not give are written
-    as patterns for single modules. Stacked layers are to be taken apart first: PEFT has one module per layer.
+    as patterns for single modules. Stacked layers are to be taken apart first by `split_layers`.
 
     Args:
         path: of the folder, which is made if it is missing.
@@ -152,7 +152,7 @@ def save_peft(
     for module, leaf in adapter.items():
         a, b = checked_factors(module, leaf, dora=True)
         if a.ndim != 2:
-            raise ValueError(f"{module} has a of shape {a.shape}; PEFT stores one module per layer, (r, in)")
+            raise ValueError(f"{module} has a of shape {a.shape}; PEFT stores one module per layer: split_layers")
         prefix = f"base_model.model.{module}.lora_"
         names = ("embedding_A", "embedding_B") if module in tables else ("A.weight", "B.weight")
         tensors |= {prefix + names[0]: a, prefix + names[1]: b}

@@ -59,6 +59,14 @@ def test_init_has_the_shapes_of_every_layout_and_changes_nothing():
     assert all((x == y).all() for x, y in zip(jax.tree.leaves(PARAMS), jax.tree.leaves(after), strict=True))
 
 
+def test_layers_of_experts_have_two_leading_axes():
+    params = {"layers": {"experts": {"w2": normal(3, 5, M, D)}}}
+    made = moved(init(KEY, params, LoraConfig(rank=R, alpha=1.0)))
+    assert jax.tree.map(jnp.shape, made) == {"layers.experts.w2": {"a": (3, 5, R, M), "b": (3, 5, D, R)}}
+    change = np.asarray(apply(params, made, 0.5)["layers"]["experts"]["w2"] - params["layers"]["experts"]["w2"])
+    np.testing.assert_allclose(change, 0.5 * dense(made["layers.experts.w2"]).mT, atol=1e-5)
+
+
 def test_a_module_draws_the_same_whatever_else_is_adapted():
     alone = init(KEY, PARAMS, LoraConfig(rank=R, alpha=1.0, targets="q_proj"))
     assert list(alone) == ["last.q_proj"]

@@ -283,7 +283,7 @@ def test_a_damaged_folder_never_ends_in_another_error(tmp_path_factory, noise, p
     ("factors", "error", "message"),
     [
         ({}, ValueError, "adapter is empty"),
-        ({"x": {"a": jnp.ones((2, 3, 4)), "b": jnp.ones((2, 5, 3))}}, ValueError, "one module per layer"),
+        ({"x": {"a": jnp.ones((2, 3, 4)), "b": jnp.ones((2, 5, 3))}}, ValueError, "one module per layer: split_layers"),
         ({"x": {"a": jnp.ones((3, 4)), "b": jnp.full((5, 3), jnp.nan)}}, ValueError, "not finite"),
     ],
 )
