@@ -34,7 +34,7 @@ from jaxspec.linalg import eigh, ordered
 from jaxspec.linalg.concrete import is_concrete
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-_ITERATIONS = 20
+_ITERATIONS = 6  # five reach 1e-12 on trained networks and on random fields
 _LARGEST_RANK = 300
 
 
@@ -250,42 +250,53 @@ def _top(fields, roots, fraction, count):
 
 
 def _outlier(fields, roots, index, count, margin):
-    """Value and overlaps of one outlier: regula falsi (Illinois), every fourth step a bisection."""
+    """Value and overlaps of one outlier: Newton's method inside a bracket, whose halves take over where it leaves."""
 
-    def narrow(step, state):
-        low, high, at_low, at_high, side, best, least = state
-        secant = (low * at_high - high * at_low) / (at_high - at_low)
-        guess = jnp.where((step % 4 == 3) | ~jnp.isfinite(secant), (low + high) / 2, secant)
-        here = _top(fields, roots, guess, count)[index] - 1
-        below = here < 0
-        moved = jnp.where(below, 1, -1)
-        low, high = jnp.where(below, guess, low), jnp.where(below, high, guess)
-        halved = jnp.where(moved == side, 0.5, 1.0)
-        at_low, at_high = jnp.where(below, here, at_low * halved), jnp.where(below, at_high * halved, here)
-        nearer = jnp.abs(here) < least
-        best, least = jnp.where(nearer, guess, best), jnp.where(nearer, jnp.abs(here), least)
-        return low, high, at_low, at_high, moved, best, least
+    def evaluate(fraction):
+        around = _bath_at(fields, fraction)
+        z, (values, vectors) = _spread(fields, roots, around)
+        place = values.shape[0] - 1 - index
+        y = jnp.matmul(z, jnp.take(vectors, place, axis=1), precision=_HIGHEST)
+        return around, y, jnp.take(values, place)
+
+    def narrow(_, state):
+        low, high, guess, best = state
+        around, y, value = evaluate(guess)
+        here = value - 1
+        low, high = jnp.where(here < 0, guess, low), jnp.where(here < 0, high, guess)
+        nearer = jnp.abs(here) < best[2]
+        best = jax.tree.map(lambda new, old: jnp.where(nearer, new, old), (guess, y, jnp.abs(here)), best)
+        change = _quadratic(fields, around, y, value, _slopes_in_fraction(fields, around, guess)) / value
+        moved = guess - here / change
+        inside = (moved > low) & (moved < high)  # false for NaN
+        return low, high, jnp.where(inside, moved, (low + high) / 2), best
 
     zero, one = jnp.zeros_like(margin), jnp.ones_like(margin)
     # Nothing to find where nothing escaped: any finite numbers do, the caller replaces them.
-    start = (zero, one, -one, jnp.where(margin > 0, margin, one), 0, one, jnp.full_like(margin, jnp.inf))
-    fraction = jax.lax.fori_loop(0, _ITERATIONS, narrow, start)[5]
+    blank = one, jnp.zeros(2 * fields.coeff.shape[0], margin.dtype), jnp.full_like(margin, jnp.inf)
+    start = zero, one, 1 / (1 + jnp.maximum(margin, 0.0)), blank
+    fraction, y, _ = jax.lax.fori_loop(0, _ITERATIONS, narrow, start)[3]
     around = _bath_at(fields, fraction)
-    z, (_, vectors) = _spread(fields, roots, around)
+    square = -_quadratic(fields, around, y, 1.0, (around.left_slope, around.right_slope))
+    overlaps = jnp.sign(y[jnp.argmax(jnp.abs(y))]) * y * jnp.sqrt(2 / square)
     k = fields.coeff.shape[0]
-    y = jnp.matmul(z, jnp.take(vectors, vectors.shape[1] - 1 - index, axis=1), precision=_HIGHEST)
-    overlaps = _normalised(fields, around, y)
     return around.sv, overlaps[:k], overlaps[k:]
 
 
-def _normalised(fields, around, y):
-    """``y sqrt(2 / n2)`` with ``n2 = -p^T (dR/dsv) p``, ``p = K y``, ``R p = y``."""
+def _slopes_in_fraction(fields, around, fraction):
+    """Derivatives of g1 and g2 in the variable of `_bath_at`, finite at the edge too."""
+    s2, r = fields.sigma2, fields.aspect
+    scale = 1 / (s2 * jnp.sqrt(r))
+    x, x_slope = scale * fraction**2, 2 * scale * fraction
+    sv_slope = (s2 * s2 * r * x * x - 1) / (2 * around.sv * x * x) * x_slope
+    return tuple((a * x_slope - g * sv_slope) / around.sv for a, g in ((s2, around.left), (s2 * r, around.right)))
+
+
+def _quadratic(fields, around, y, value, slopes):
+    """``p^T R' p`` with ``p = K y``, ``R p = value y``, for derivatives ``slopes`` of g1 and g2."""
     k = fields.coeff.shape[0]
     p = jnp.concatenate([fields.coeff * y[k:], fields.coeff * y[:k]])
     a = jnp.linalg.solve(ordered(_bare(fields, around).T, p), p)
-    through = jnp.concatenate([fields.B @ y[k:], fields.A @ y[:k]])
     gram = jnp.concatenate([fields.C_left @ a[:k], fields.C_right @ a[k:]])
-    slope = _sides(around.left_slope, around.right_slope, fields)
-    square = -jnp.sum(a * slope * (gram + 2 * through))
-    sign = jnp.sign(y[jnp.argmax(jnp.abs(y))])
-    return sign * y * jnp.sqrt(2 / square)
+    through = jnp.concatenate([fields.B @ y[k:], fields.A @ y[:k]])
+    return jnp.sum(a * _sides(*slopes, fields) * (gram + 2 * value * through))

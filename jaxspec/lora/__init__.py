@@ -33,7 +33,6 @@ __all__ = [
     "from_nnx_lora",
     "identify_factors",
     "image_directions",
-    "identify_factors",
     "init",
     "join_layers",
     "kernel_layout",

@@ -78,9 +78,14 @@ def test_one_update_has_the_closed_form_of_the_specification(solutions):
 
 
 def test_independent_spikes_are_the_wrong_answer(solutions):
+    """The specification's values, and theirs of k x k matrices: each theta gives one outlier by itself."""
     fields = solutions[0].layers[0].independent()
-    expected = [1.8613, 2.1073, 2.3948, 2.5687, 2.6627]
-    np.testing.assert_allclose(largest(fields, UPDATES)[1:], expected, atol=6e-5)
+    found = largest(fields, UPDATES)
+    np.testing.assert_allclose(found, [1.7080, 1.8613, 2.1073, 2.3948, 2.5687, 2.6627], atol=6e-5)
+    for t, value in zip(UPDATES, found, strict=True):
+        left, right, m = fields.C_left[:t, :t], fields.C_right[:t, :t], np.diag(fields.coeff[:t])
+        theta2 = np.max(np.linalg.eigvals(left @ m @ right @ m).real)
+        np.testing.assert_allclose(value, np.sqrt((theta2 + 0.5) * (theta2 + 1.0) / theta2), rtol=1e-9)
     assert largest(solutions[1].layers[1].independent(), UPDATES)[-1] == pytest.approx(1.4280, abs=6e-5)
 
 

@@ -64,6 +64,25 @@ def test_linear_activation_needs_no_sampling(linear):
     np.testing.assert_allclose(flipped.f, -other.f, atol=1e-12)
 
 
+def test_three_linear_layers_need_no_sampling_either():
+    """To 1e-12. By Stein's lemma responses are known only where the kernel is not singular: times it, as they act."""
+    one, other = (solve(key, depth=3, gamma0=2.0, num_sites=n) for key, n in ((0, 80), (5, 120)))
+    for name in ("f", "Phi", "G", "A", "B", "ntk"):
+        exact = getattr(one, name)
+        np.testing.assert_allclose(getattr(other, name), exact, atol=1e-12 * float(jnp.max(jnp.abs(exact))))
+    stein = solve(7, depth=3, gamma0=2.0, num_sites=100, response="stein")
+    for name in ("f", "Phi", "G", "ntk"):
+        exact = getattr(one, name)
+        np.testing.assert_allclose(getattr(stein, name), exact, atol=1e-11 * float(jnp.max(jnp.abs(exact))))
+    for response, kernel in (("A", "G"), ("B", "Phi")):
+        acting = [
+            np.einsum("lij,ljk->lik", *(np.asarray(part).reshape(-1, 26, 26)[:2] for part in pair))
+            for run in (stein, one)
+            for pair in [(getattr(run, response), getattr(run, kernel)[1:] if kernel == "G" else getattr(run, kernel))]
+        ]
+        np.testing.assert_allclose(*acting, atol=1e-10 * np.abs(acting[1]).max())
+
+
 def test_decay_and_schedules_are_those_of_the_exact_gram_matrix():
     """One hidden layer, no nonlinearity: w and all h(x) span a space that the updates map to itself."""
     eta, decay, steps, gamma0, sigma2 = np.linspace(0.4, 0.2, 12), np.linspace(0.1, 0.5, 12), 12, 1.5, 0.49

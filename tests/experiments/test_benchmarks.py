@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import __main__ as entry
-from experiments.benchmarks import associative_memory, cli, lora_files, prox, record, table, tensor_completion, timing
+from experiments.benchmarks import (
+    associative_memory,
+    cli,
+    dmft,
+    lora_files,
+    prox,
+    record,
+    table,
+    tensor_completion,
+    timing,
+)
 from experiments.benchmarks.frame import Contestant, Row, at_most, compile_at_most, faster, time_at_most
 from experiments.benchmarks.peers import first_penalty, halrtc, svt_gram, svt_lapack
 from experiments.benchmarks.peers import soft_impute_path as numpy_soft_impute_path
@@ -262,6 +272,7 @@ def test_every_benchmark_defines_its_rows():
     package = "experiments.benchmarks"
     assert cli.benchmarks(package) == [
         "associative_memory",
+        "dmft",
         "group_completion",
         "linalg",
         "lora_files",
@@ -272,7 +283,7 @@ def test_every_benchmark_defines_its_rows():
         "spectral_optimizers",
         "tensor_completion",
     ]
-    assert len(cli.select([], package)) == 9 + 10 + 6 + 1 + 2 + 7 + 3 + 5 + 16 + 16
+    assert len(cli.select([], package)) == 9 + 3 + 10 + 6 + 1 + 2 + 7 + 3 + 5 + 16 + 16
     assert list(cli.select(["linalg.top_svd_2000x1000"], package)) == ["linalg.top_svd_2000x1000"]
     with pytest.raises(RunnerError, match=r"prox\.svt_50x2500_float32_gram"):
         cli.select(["prox.svt_50x2500_float32_gran"], package)
@@ -355,6 +366,23 @@ def test_contestants_find_the_same_margin_and_status():
     assert 0 < margins["liblinear"] < margins["nnls"] * (1 + 1e-9)  # its hinges are soft
     row = associative_memory.feasibility_row(4)
     assert {one.quality(one.call())["status"] for one in row.contestants.values()} == {1}
+
+
+def test_contestants_predict_the_same_training():
+    row = dmft.sweep_row(2, 3)
+    losses = [np.asarray(one.call()) for one in row.contestants.values()]
+    assert losses[0].shape == (2 * 2 * len(dmft.WIDTHS),)
+    np.testing.assert_allclose(*losses, rtol=1e-10)
+    row = dmft.linear_curve_row(20, 4, 2)
+    found = {name: one.call() for name, one in row.contestants.items()}
+    assert {len(curve[2]) for curve in found.values()} == {4}
+    np.testing.assert_allclose(found["simulations"][1], found["ours"][1], rtol=0.3)
+    # The fixed point of all times at once is what the causal sweep finds, up to sampling.
+    row = dmft.tanh_row(400, 3, 20, 2)
+    quality = {name: one.quality(one.call()) for name, one in row.contestants.items()}
+    assert quality["ours"]["error of f"] < 0.02
+    assert quality["fixed_point"]["error of f"] < 0.02
+    assert 1 < quality["fixed_point"]["iterations"] < 20
 
 
 def test_results_are_waited_for():
