@@ -180,7 +180,7 @@ def _orthonormal(key: Array, d: int, k: int) -> Float[Array, "d k"]:
 
 
 @partial(jax.jit, static_argnums=2)
-def _spiked(keys: Array, theta: float, d: int) -> Float[Array, " draws"]:
+def _spiked(keys: Array, theta: Float[Array, ""], d: int) -> Float[Array, " draws"]:
     """``cos^2`` between a spike of size theta and the leading left singular vector, entries of variance 1/d."""
 
     def draw(key):
