@@ -275,6 +275,7 @@ def test_every_benchmark_defines_its_rows():
         "dmft",
         "group_completion",
         "linalg",
+        "lora",
         "lora_files",
         "muon_flow",
         "panel_effects",
@@ -283,7 +284,7 @@ def test_every_benchmark_defines_its_rows():
         "spectral_optimizers",
         "tensor_completion",
     ]
-    assert len(cli.select([], package)) == 9 + 3 + 10 + 6 + 1 + 2 + 7 + 3 + 5 + 16 + 16
+    assert len(cli.select([], package)) == 9 + 3 + 10 + 6 + 4 + 1 + 2 + 7 + 3 + 5 + 16 + 16
     assert list(cli.select(["linalg.top_svd_2000x1000"], package)) == ["linalg.top_svd_2000x1000"]
     with pytest.raises(RunnerError, match=r"prox\.svt_50x2500_float32_gram"):
         cli.select(["prox.svt_50x2500_float32_gran"], package)
