@@ -20,6 +20,7 @@ from sklearn.svm import LinearSVC
 from experiments.benchmarks.frame import Contestant, Row, at_most, faster, in_double
 from jaxspec.memory import Associations, capacity, check_feasible, max_margin, sample_associations
 from jaxspec.memory.feasibility import _check
+from jaxspec.memory.lists import Limits
 from jaxspec.memory.theory import critical_p
 
 LOAD = 0.8
@@ -103,7 +104,7 @@ def memory_row(sizes: tuple[int, ...], d: int, top: int) -> Row:
         def scratch(p: int) -> int:
             a = Associations(*(jax.ShapeDtypeStruct((p, d), jnp.float32) for _ in range(2)))
             n, tol = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)
-            return _check.lower(a, n, tol, 100, 1000, top, 256).compile().memory_analysis().temp_size_in_bytes
+            return _check.lower(a, n, tol, Limits(100, 1000, top=top)).compile().memory_analysis().temp_size_in_bytes
 
         return np.array([scratch(p) for p in sizes])
 

@@ -16,9 +16,12 @@ from jaxtyping import Array, Int, Key
 from jaxspec.memory.associations import sample_associations
 from jaxspec.memory.checks import EMBEDDINGS, MODELS, check_choice
 from jaxspec.memory.feasibility import check_feasible
+from jaxspec.memory.lists import Limits
 from jaxspec.memory.theory import critical_p
 from jaxspec.processes import gathered
 from jaxspec.solvers.loop import CONVERGED, RUNNING, iterate
+
+_DOUBLINGS = 6
 
 
 class Capacity(NamedTuple):
@@ -26,7 +29,8 @@ class Capacity(NamedTuple):
 
     Attributes:
         low: largest n certified feasible (1 needs no certificate).
-        high: smallest n certified infeasible. ``high - low`` is at most the resolution, unless calls were undecided.
+        high: smallest n certified infeasible; one above all that was tried where none was. ``high - low`` is at most
+            the resolution, unless calls were undecided.
         undecided: calls that found neither.
         calls: all calls.
     """
@@ -49,6 +53,15 @@ class _Bracket(NamedTuple):
     status: Array
 
 
+class _Draw(NamedTuple):
+    """What the associations of a seed are drawn from; static."""
+
+    p: int
+    d: int
+    model: str
+    embedding: str
+
+
 def capacity(
     key: Key[Array, ""],
     d: int,
@@ -59,6 +72,8 @@ def capacity(
     p_max: int | None = None,
     resolution: int = 1,
     tol: float = 1e-5,
+    max_newton: int = 100,
+    max_cg: int = 1000,
     top: int | None = None,
     block: int = 256,
 ) -> Capacity:
@@ -75,10 +90,12 @@ def capacity(
         model: as in `sample_associations`.
         embedding: as in `sample_associations`.
         num_seeds: how many draws, >= 1.
-        p_max: largest n to start with, >= 2; None: ``1.3 theory.critical_p(d) + 10``. Doubled while n = p_max is
-            feasible for some seed.
+        p_max: largest n to start with, >= 2; None: ``1.3 theory.critical_p(d) + 10``. Doubled, six times at most, while
+            n = p_max is not known to be infeasible for some seed.
         resolution: largest ``high - low`` to stop at, >= 1.
         tol: see `check_feasible`.
+        max_newton: see `check_feasible`.
+        max_cg: see `check_feasible`.
         top: see `check_feasible`; with it competitors of the decoupled model are not stored.
         block: see `check_feasible`.
 
@@ -97,6 +114,7 @@ def capacity(
     check_choice("model", model, MODELS)
     check_choice("embedding", embedding, EMBEDDINGS)
     least = {"d": (d, 1), "num_seeds": (num_seeds, 1), "resolution": (resolution, 1), "p_max": (p_max or 2, 2)}
+    least |= {"max_newton": (max_newton, 1), "max_cg": (max_cg, 1)}
     for name, (value, bound) in least.items():
         if value < bound:
             raise ValueError(f"{name} is {value}; expected an integer >= {bound}")
@@ -104,6 +122,7 @@ def capacity(
         raise ValueError(f"tol is {tol}; expected a number >= 0")
     p = p_max or math.ceil(1.3 * critical_p(d)) + 10
     keys = jax.vmap(lambda seed: jax.random.fold_in(key, seed))(jnp.arange(num_seeds))
+    limits = Limits(max_newton, max_cg, top=top, block=block)
     at_once = jax.default_backend() != "cpu"
     if at_once and num_seeds % jax.device_count() == 0:
         mesh = jax.make_mesh((jax.device_count(),), ("seeds",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -111,11 +130,11 @@ def capacity(
     whole = jnp.full((num_seeds,), p + 1, jnp.int32)
     zero = jnp.zeros_like(whole)
     brackets = _Bracket(zero + 1, whole, whole, zero, zero, zero, zero)
-    while True:
-        brackets = _bisect(keys, brackets, resolution, tol, p, d, model, embedding, top, block, at_once)
+    for doubling in range(_DOUBLINGS + 1):
+        brackets = _bisect(keys, brackets, resolution, tol, _Draw(p, d, model, embedding), limits, at_once)
         # A bracket that still ends above p was never closed by a certificate.
-        if np.all(gathered(brackets.high) <= p):
-            return Capacity(brackets.low, brackets.high, brackets.undecided, brackets.iter)
+        if np.all(gathered(brackets.high) <= p) or doubling == _DOUBLINGS:
+            break
         open_ended = brackets.high > p
         undecided = brackets.left <= brackets.right
         p = 2 * p
@@ -124,17 +143,21 @@ def capacity(
             left=jnp.where(open_ended & ~undecided, p + 1, brackets.left),
             status=jnp.where(open_ended, RUNNING, brackets.status),
         )
+    return Capacity(brackets.low, brackets.high, brackets.undecided, brackets.iter)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8, 9, 10))
-def _bisect(keys, brackets, resolution, tol, p, d, model, embedding, top, block, at_once):
+@partial(jax.jit, static_argnums=(4, 5, 6))
+def _bisect(keys, brackets, resolution, tol, draw, limits, at_once):
+    caps = {"max_newton": limits.newton, "max_cg": limits.cg, "top": limits.top, "block": limits.block}
+
     def one(key, bracket):
-        a = sample_associations(key, p, d, model=model, embedding=embedding, regenerate=top is not None)
+        regenerate = limits.top is not None
+        a = sample_associations(key, draw.p, draw.d, model=draw.model, embedding=draw.embedding, regenerate=regenerate)
 
         def step(bracket):
             n, _ = _following(bracket, resolution)
-            status = check_feasible(a, n=n, tol=tol, top=top, block=block).status
-            bracket = _narrowed(bracket, n, status, p)
+            status = check_feasible(a, n=n, tol=tol, **caps).status
+            bracket = _narrowed(bracket, n, status, draw.p)
             done = _following(bracket, resolution)[1]
             status = jnp.where(done, CONVERGED, RUNNING).astype(jnp.int32)
             return bracket._replace(iter=bracket.iter + 1, status=status)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from jaxspec.memory.associations import Associations
 from jaxspec.memory.certificates import checked_problem, gap_bounds, in_units
 from jaxspec.memory.hinges import DIRECT, factorised_hessian, hinges
-from jaxspec.memory.lists import Solved, check_lists, reported, solved
+from jaxspec.memory.lists import Limits, Solved, checked_limits, reported, solved
 from jaxspec.memory.pairs import Pairs
 from jaxspec.solvers import newton_cg
 
@@ -95,22 +95,22 @@ def check_feasible(
         -1
     """
     a, n, (tol,) = checked_problem(a, n, tol=tol)
-    top = check_lists(a, top, block)
-    return _check(a, n, tol, max_newton, max_cg, top, block)
+    limits = checked_limits(a, Limits(max_newton, max_cg, top=top, block=block))
+    return _check(a, n, tol, limits)
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def _check(a, n, tol, max_newton, max_cg, top, block):
+@partial(jax.jit, static_argnums=3)
+def _check(a, n, tol, limits):
     a, units = in_units(a)
 
     def solve(pairs, W, found):
-        return separate(pairs, W, tol, max_newton, max_cg, found)
+        return separate(pairs, W, tol, limits, found)
 
     def judge(lower, upper):
         return jnp.where(lower > 0, 1, jnp.where(upper < tol, -1, 0))
 
-    end, pairs = solved(a, n, solve, judge, top, block)
-    W, multipliers, lower, upper = reported(a, n, pairs, end, top, block)
+    end, pairs = solved(a, n, solve, judge, limits)
+    W, multipliers, lower, upper = reported(a, n, pairs, end, limits)
     return Feasibility(
         jnp.where(units.sound, judge(lower, upper), 0),
         W,
@@ -122,15 +122,14 @@ def _check(a, n, tol, max_newton, max_cg, top, block):
     )
 
 
-def separate(pairs: Pairs, W: Float[Array, "d d"], tol: Array, max_newton: int, max_cg: int, found: Solved) -> Solved:
+def separate(pairs: Pairs, W: Float[Array, "d d"], tol: Array, limits: Limits, found: Solved) -> Solved:
     """Newton's method on F until one certificate holds for the given pairs.
 
     Args:
         pairs: the pairs.
         W: where to start.
         tol: margin that counts as none.
-        max_newton: Newton steps at most.
-        max_cg: Hessian products for each of them at most.
+        limits: caps.
         found: what counts so far.
 
     Returns:
@@ -147,12 +146,18 @@ def separate(pairs: Pairs, W: Float[Array, "d d"], tol: Array, max_newton: int, 
 
     factorised = (lambda W: factorised_hessian(pairs, hinges(pairs, W) > 0, _RIDGE)) if len(W) <= DIRECT else None
     end = newton_cg(
-        value_grad_hvp, W, ridge=_RIDGE, max_newton=max_newton, max_cg=max_cg, stop=stop, precondition=factorised
+        value_grad_hvp,
+        W,
+        ridge=_RIDGE,
+        max_newton=limits.newton,
+        max_cg=limits.cg,
+        stop=stop,
+        precondition=factorised,
     )
     return found._replace(
         W=end.x,
         x=end.x,
-        multipliers=_polished(pairs, hinges(pairs, end.x), end.status == _FEASIBLE, tol, max_cg),
+        multipliers=_polished(pairs, hinges(pairs, end.x), end.status == _FEASIBLE, tol, limits.cg),
         newton=found.newton + end.iterations,
         cg=found.cg + end.cg_iterations,
     )

@@ -40,6 +40,24 @@ class Solved(NamedTuple):
     listed: Int[Array, "p k"] | None = None
 
 
+class Limits(NamedTuple):
+    """Caps of a search and the form of its pairs; static.
+
+    Attributes:
+        newton: Newton steps at most.
+        cg: Hessian products for each of them at most.
+        outer: updates of the multipliers at most.
+        top: length of the lists; None: all pairs at once.
+        block: competitors at a time in a pass over all pairs.
+    """
+
+    newton: int
+    cg: int
+    outer: int = 0
+    top: int | None = None
+    block: int = 256
+
+
 class _ListState(NamedTuple):
     found: Solved
     following: Int[Array, "p k"]
@@ -52,8 +70,7 @@ def solved(
     n: Int[Array, ""],
     solve: Callable[[Pairs, Array, Solved], Solved],
     judge: Callable[[Array, Array], Array],
-    top: int | None,
-    block: int,
+    limits: Limits,
 ) -> tuple[Solved, Pairs]:
     """Runs a solver on all pairs, or on lists of them.
 
@@ -62,14 +79,14 @@ def solved(
         n: how many rows count.
         solve: ``(pairs, start, found so far) -> found``.
         judge: ``(lower, upper) -> int``, 0 to go on with new lists.
-        top: length of a list; None: all pairs.
-        block: competitors at a time.
+        limits: with the length of the lists and of the blocks.
 
     Returns:
         What was found, and the pairs that its multipliers belong to.
     """
     p, d = a.x.shape
     zero, none = jnp.zeros((d, d), a.x.dtype), jnp.zeros((), jnp.int32)
+    top, block = limits.top, limits.block
     if top is None:
         pairs = all_pairs(a, n)
         return solve(pairs, zero, Solved(zero, jnp.zeros(pairs.mask.shape, zero.dtype), zero, none, none)), pairs
@@ -94,7 +111,7 @@ def solved(
 
 
 def reported(
-    a: Associations, n: Int[Array, ""], pairs: Pairs, found: Solved, top: int | None, block: int
+    a: Associations, n: Int[Array, ""], pairs: Pairs, found: Solved, limits: Limits
 ) -> tuple[Array, Array, Array, Array]:
     """Normalised certificates, and what they prove about all pairs.
 
@@ -103,38 +120,37 @@ def reported(
         n: how many rows count.
         pairs: the pairs of the multipliers.
         found: what was found.
-        top: None: the pairs are all there are.
-        block: competitors at a time.
+        limits: with lists, or without: the pairs are all there are then.
 
     Returns:
         ``(W, multipliers, lower, upper)``.
     """
     W, multipliers = normalised(found.W, found.multipliers)
-    if top is None:
+    if limits.top is None:
         return W, multipliers, *proven_bounds(pairs, W, multipliers)
     wide = jnp.result_type(float)
     exact, memory = pairs.astype(wide), W.astype(wide)
     _, upper = gap_bounds(exact, memory, multipliers.astype(wide))
     stored = {name: value.astype(wide) for name, value in numbers(a).items()}
-    least = jnp.min(smallest_gaps(a._replace(**stored), n, memory, 1, block)[0])
+    least = jnp.min(smallest_gaps(a._replace(**stored), n, memory, 1, limits.block)[0])
     size = jnp.linalg.norm(memory)
     lower = jnp.where(size > 0, len(W) * least / jnp.where(size > 0, size, 1), 0)
     return W, multipliers, *widened(exact, lower, upper, W.dtype)
 
 
-def check_lists(a: Associations, top: int | None, block: int) -> int | None:
+def checked_limits(a: Associations, limits: Limits) -> Limits:
     """Raises `ValueError` for lists or blocks of length < 1.
 
     Args:
         a: the associations.
-        top: length of the lists.
-        block: competitors at a time.
+        limits: as a caller gave them.
 
     Returns:
-        ``top``, at most what a row has.
+        The same, with lists at most as long as a row has competitors.
     """
+    top, block = limits.top, limits.block
     if top is not None and top < 1:
         raise ValueError(f"top is {top}; expected an integer >= 1, or None")
     if block < 1:
         raise ValueError(f"block is {block}; expected an integer >= 1")
-    return None if top is None else min(top, num_competitors(a))
+    return limits if top is None else limits._replace(top=min(top, num_competitors(a)))

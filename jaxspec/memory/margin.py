@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxspec.memory.associations import Associations
 from jaxspec.memory.certificates import checked_problem, gap_bounds, in_units
 from jaxspec.memory.hinges import DIRECT, factorised_hessian, hinges
-from jaxspec.memory.lists import Solved, check_lists, reported, solved
+from jaxspec.memory.lists import Limits, Solved, checked_limits, reported, solved
 from jaxspec.memory.pairs import Pairs
 from jaxspec.solvers import augmented_lagrangian, newton_cg
 
@@ -92,22 +92,22 @@ def max_margin(
         2.0
     """
     a, n, (gap_tol, tol) = checked_problem(a, n, gap_tol=gap_tol, tol=tol)
-    top = check_lists(a, top, block)
-    return _max_margin(a, n, gap_tol, tol, max_outer, max_newton, max_cg, top, block)
+    limits = checked_limits(a, Limits(max_newton, max_cg, max_outer, top, block))
+    return _max_margin(a, n, gap_tol, tol, limits)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
-def _max_margin(a, n, gap_tol, tol, max_outer, max_newton, max_cg, top, block):
+@partial(jax.jit, static_argnums=4)
+def _max_margin(a, n, gap_tol, tol, limits):
     a, units = in_units(a)
 
     def judge(lower, upper):
         return jnp.where(upper < tol, _INFEASIBLE, jnp.where(_relative_gap(lower, upper) <= gap_tol, _SOLVED, 0))
 
     def solve(pairs, W, found):
-        return widest(pairs, W, judge, max_outer, max_newton, max_cg, found)
+        return widest(pairs, W, judge, limits, found)
 
-    end, pairs = solved(a, n, solve, judge, top, block)
-    W, multipliers, lower, upper = reported(a, n, pairs, end, top, block)
+    end, pairs = solved(a, n, solve, judge, limits)
+    W, multipliers, lower, upper = reported(a, n, pairs, end, limits)
     infeasible = upper < tol
     lower = jnp.where(infeasible, 0, jnp.maximum(lower, 0))
     gap = jnp.where(infeasible, 0, _relative_gap(lower, upper))
@@ -146,16 +146,14 @@ class Best(NamedTuple):
         )
 
 
-def widest(pairs: Pairs, W0: Float[Array, "d d"], judge, max_outer: int, max_newton: int, max_cg: int, found: Solved):
+def widest(pairs: Pairs, W0: Float[Array, "d d"], judge, limits: Limits, found: Solved) -> Solved:
     """The augmented Lagrangian method on the given pairs.
 
     Args:
         pairs: the pairs.
         W0: where to start.
         judge: ``(lower, upper) -> int``, 0 to go on.
-        max_outer: updates of the multipliers at most.
-        max_newton: Newton steps for each of them at most.
-        max_cg: Hessian products for each of these at most.
+        limits: caps.
         found: what counts so far.
 
     Returns:
@@ -183,8 +181,8 @@ def widest(pairs: Pairs, W0: Float[Array, "d d"], judge, max_outer: int, max_new
             value_grad_hvp,
             best.x,
             ridge=0.0,
-            max_newton=max_newton,
-            max_cg=max_cg,
+            max_newton=limits.newton,
+            max_cg=limits.cg,
             stop=stop,
             precondition=factorised,
         )
@@ -198,7 +196,7 @@ def widest(pairs: Pairs, W0: Float[Array, "d d"], judge, max_outer: int, max_new
         nothing,
         rho=_FIRST_PENALTY,
         growth=_GROWTH,
-        max_outer=max_outer,
+        max_outer=limits.outer,
         stop=lambda best, _: judge(best.lower, best.upper),
     )
     best = end.x

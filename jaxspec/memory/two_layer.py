@@ -26,6 +26,7 @@ from jaxspec.linalg import singular_values, top_svd
 from jaxspec.memory.associations import Associations
 from jaxspec.memory.certificates import checked_problem, in_units, proven_bounds
 from jaxspec.memory.hinges import hinges, normalised
+from jaxspec.memory.lists import Limits
 from jaxspec.memory.margin import max_margin
 from jaxspec.memory.pairs import all_pairs
 from jaxspec.solvers import augmented_lagrangian, newton_cg
@@ -110,7 +111,7 @@ def fit_two_layer(
         if value < 1:
             raise ValueError(f"{name} is {value}; expected an integer >= 1")
     a, n, (gap_tol,) = checked_problem(a, n, gap_tol=gap_tol)
-    return _fitted(key, a, n, gap_tol, width, num_starts, (max_outer, max_newton, max_cg))
+    return _fitted(key, a, n, gap_tol, width, num_starts, Limits(max_newton, max_cg, max_outer))
 
 
 def fit_two_layer_adam(
@@ -158,7 +159,7 @@ def _fitted(key, a, n, gap_tol, width, num_starts, limits):
     rule, zero = _hebbian(pairs, n), jnp.zeros_like(pairs.mask, a.x.dtype)
     best = _reported((jnp.zeros((rank, d), a.x.dtype), jnp.zeros((d, rank), a.x.dtype)), zero, pairs, 0)
     best = best._replace(margin=jnp.full_like(best.margin, -jnp.inf))
-    if limits[0] > 0:
+    if limits.outer > 0:
         proof = max_margin(a, n=n, gap_tol=gap_tol).multipliers
         best = best._replace(upper=_reported((best.A, best.B), proof, pairs, 0).upper, multipliers=proof)
 
@@ -167,7 +168,7 @@ def _fitted(key, a, n, gap_tol, width, num_starts, limits):
         return _better(best, _searched(start, pairs, gap_tol, limits))
 
     def next_start(best, index):
-        enough = _closed(best, gap_tol) if limits[0] > 0 else best.margin > 0
+        enough = _closed(best, gap_tol) if limits.outer > 0 else best.margin > 0
         return jax.lax.cond(enough, lambda: best, lambda: attempt(best, index)), None
 
     best, _ = jax.lax.scan(next_start, best, jnp.arange(num_starts))
@@ -185,9 +186,9 @@ def _searched(start, pairs, gap_tol, limits):
     """A memory with a positive margin, if one is found; then, if asked for, with a larger one."""
     problem = partial(_penalised, pairs=pairs, weight=0, rho=1, shift=jnp.zeros_like(pairs.mask, start[0].dtype))
     judged = partial(_judged, pairs=pairs)
-    found = newton_cg(problem, start, max_newton=limits[1], max_cg=limits[2], stop=judged)
+    found = newton_cg(problem, start, max_newton=limits.newton, max_cg=limits.cg, stop=judged)
     first = _reported(found.x, hinges(pairs, _product(found.x)), pairs, found.iterations)
-    if limits[0] == 0:
+    if limits.outer == 0:
         return first
     none = first._replace(iterations=jnp.zeros_like(found.iterations))
     larger = jax.lax.cond(first.margin > 0, lambda: _enlarged(found.x, pairs, gap_tol, limits), lambda: none)
@@ -242,12 +243,11 @@ def _judged(x, value, grad, pairs):
 
 def _enlarged(x, pairs, gap_tol, limits):
     """Augmented Lagrangian method for ``min ||B A||^2 / 2`` subject to ``M >= 1``, from a feasible memory."""
-    max_outer, max_newton, max_cg = limits
     rank = len(x[0])
 
     def inner(x, multipliers, rho):
         problem = partial(_penalised, pairs=pairs, weight=1, rho=rho, shift=multipliers / rho)
-        found = newton_cg(problem, x, tol=1e-3, max_newton=max_newton, max_cg=max_cg)
+        found = newton_cg(problem, x, tol=1e-3, max_newton=limits.newton, max_cg=limits.cg)
         return found.x, found.iterations
 
     def constraints(x):
@@ -264,7 +264,7 @@ def _enlarged(x, pairs, gap_tol, limits):
 
     rho = jnp.sum(_product(x) ** 2) / len(pairs.x)
     zero = jnp.zeros_like(pairs.mask, rho.dtype)
-    found = augmented_lagrangian(inner, constraints, x, zero, rho=rho, max_outer=max_outer, stop=stop)
+    found = augmented_lagrangian(inner, constraints, x, zero, rho=rho, max_outer=limits.outer, stop=stop)
     return _reported(found.x, found.multipliers, pairs, found.inner_iterations)
 
 

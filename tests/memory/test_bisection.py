@@ -32,6 +32,13 @@ def test_a_small_first_bracket_is_doubled_and_the_answer_stays():
     assert np.all((coarse.low <= found.low) & (found.high <= coarse.high))
 
 
+def test_a_search_without_the_means_to_decide_ends_and_says_so():
+    key = jax.random.key(4)
+    found, starved = capacity(key, 4, num_seeds=2), capacity(key, 4, num_seeds=2, p_max=4, max_newton=1, max_cg=1)
+    assert np.all((starved.low <= found.low) & (found.high <= starved.high))
+    assert np.all(starved.undecided > 0)
+
+
 def bisected(status, p=100, resolution=1):
     """The bisection of one seed with a known answer to every n."""
     zero = jnp.int32(0)
@@ -67,6 +74,8 @@ def test_an_answer_beyond_undecided_ones_settles_them():
         ({"num_seeds": 0}, "num_seeds"),
         ({"resolution": 0}, "resolution"),
         ({"p_max": 1}, "p_max"),
+        ({"max_newton": 0}, "max_newton"),
+        ({"max_cg": 0}, "max_cg"),
         ({"tol": -1.0}, "tol"),
         ({"model": "other"}, "model"),
         ({"embedding": "cube"}, "embedding"),
