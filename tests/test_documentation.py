@@ -118,6 +118,13 @@ def test_the_panel_example_finds_its_average_effect():
     assert abs(float(names["effects"].ate) - truth) < 4 * float(names["effects"].ate_se)
 
 
+def test_the_adapter_of_the_page_pushes_one_direction_and_the_new_one_none():
+    names = namespace(ROOT / "docs/papers/grasp.md")
+    assert int(names["found"].n_factors) == 1
+    assert float(names["reliance"]) < 1e-6
+    assert float(names["loss"](names["adapter"])) < float(names["before"])
+
+
 def test_the_experiment_of_the_contributing_page_keeps_the_contract():
     names = namespace(ROOT / "docs/contributing.md")
     assert isinstance(Silent(), Progress)
