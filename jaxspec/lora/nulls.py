@@ -77,7 +77,15 @@ def alignment_null(
 
 
 def is_drawn(layers: int, d: int) -> bool:
-    """Whether the null of so many directions is drawn; beyond, the Tracy-Widom law is near enough."""
+    """Whether the null of so many directions is drawn; beyond, the Tracy-Widom law is near enough.
+
+    Args:
+        layers: number of directions.
+        d: dimension.
+
+    Returns:
+        Whether `alignment_null` is meant to be used.
+    """
     return min(layers, d) <= _LARGEST_DRAWN
 
 

@@ -49,6 +49,14 @@ class Stack(NamedTuple):
 def role_of(roles: Roles, path: str, default_role: str | None = None) -> str | None:
     """The role of a path, else ``default_role``; None if unknown.
 
+    Args:
+        roles: a mapping, a function of the path, or a table as `DEFAULT_ROLES`.
+        path: of a matrix.
+        default_role: where ``roles`` has none.
+
+    Returns:
+        The role.
+
     Raises:
         ValueError: another name than writes, reads, both, none.
     """
@@ -140,7 +148,15 @@ def stacked(
 
 
 def per_matrix(name: str, values: Mapping[str, Any], stack: Stack) -> Float[Array, " L"]:
-    """Numbers given by path, (*batch,) or one for all of a leaf, in the order of the stack's matrices.
+    """Numbers given by path, in the order of the stack's matrices.
+
+    Args:
+        name: of the argument, for messages.
+        values: by path, one number or as many as the leaf's batch axes hold, (*batch,).
+        stack: the matrices.
+
+    Returns:
+        One number a matrix, (L,).
 
     Raises:
         ValueError: a path is missing, or a shape does not fit the batch axes.
@@ -158,7 +174,15 @@ def per_matrix(name: str, values: Mapping[str, Any], stack: Stack) -> Float[Arra
 
 
 def by_path(values: Sequence[Shaped[Array, "..."]], stacks: Sequence[Stack]) -> dict[str, Shaped[Array, "..."]]:
-    """The opposite of `per_matrix`: what was found for every matrix, by path, with the leaf's batch axes in front."""
+    """The opposite of `per_matrix`: what was found for every matrix, by path.
+
+    Args:
+        values: for every stack, (L, ...).
+        stacks: the stacks.
+
+    Returns:
+        By path, (*batch, ...).
+    """
     found = {}
     for value, stack in zip(values, stacks, strict=True):
         start = 0

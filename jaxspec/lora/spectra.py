@@ -76,7 +76,16 @@ def thin_factor(stack: Stack, after: Sequence[Array] | None = None) -> Float[Arr
 def weighted(
     factors: Sequence[Float[Array, "_ _ d"]], weights: Sequence[Float[Array, "_"]] | None, unit: bool
 ) -> list[Float[Array, "_ _ d"]]:
-    """Factors with the weights of their matrices, or each with Frobenius norm 1; zero ones stay zero."""
+    """Factors with the weights of their matrices, or each with Frobenius norm 1; zero ones stay zero.
+
+    Args:
+        factors: stacks of thin factors.
+        weights: for every stack, (L,); or None.
+        unit: whether each becomes of norm 1.
+
+    Returns:
+        The weighted factors.
+    """
     if unit:
         sizes = [power_of_two_scale(f, keepdims=True) for f in factors]
         scaled = [f / size for f, size in zip(factors, sizes, strict=True)]
@@ -177,7 +186,15 @@ def alignments(
 
 
 def shares(factors: Sequence[Float[Array, "_ _ d"]], directions: Float[Array, "d k"]) -> list[Float[Array, "_ k"]]:
-    """``||u_j^T F_l|| / ||F_l||_F``: how much of every matrix lies along a direction, in [0, 1]; 0 for a zero one."""
+    """``||u_j^T F_l|| / ||F_l||_F``: how much of every matrix lies along a direction, in [0, 1]; 0 for a zero one.
+
+    Args:
+        factors: thin factors, transposed.
+        directions: unit columns.
+
+    Returns:
+        For every stack, (L, k).
+    """
     found = []
     for f in factors:
         f = f / power_of_two_scale(f, keepdims=True)
@@ -190,7 +207,15 @@ def shares(factors: Sequence[Float[Array, "_ _ d"]], directions: Float[Array, "d
 def own_directions(
     factors: Sequence[Float[Array, "_ _ d"]], k: int
 ) -> list[tuple[Float[Array, "_ d k"], Float[Array, "_ k"]]]:
-    """Leading ``k`` directions of every matrix by itself, and its singular values; zero beyond the rank."""
+    """Leading ``k`` directions of every matrix by itself, and its singular values; zero beyond the rank.
+
+    Args:
+        factors: thin factors, transposed.
+        k: number of directions.
+
+    Returns:
+        For every stack, directions (L, d, k) and singular values (L, k).
+    """
     found, after = [], None
     for f in factors:
         values, vectors, scale = gram_factor(ordered(f, after))

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxspec.lora import identify_factors
 from jaxspec.lora.nulls import alignment_null, alignment_p_value, is_drawn
 
 
@@ -46,3 +47,23 @@ def test_many_vectors_are_judged_by_the_tracy_widom_law():
     assert np.median(p) < 0.9
     spike = alignment_p_value(jnp.asarray(1.1 * values.max()), jnp.array(layers), jnp.zeros(0), d)
     assert float(spike) < 1e-3
+
+
+def test_independent_layers_are_called_aligned_at_most_as_often_as_the_level():
+    """1000 adapters of independent isotropic layers: the share with a factor at level alpha is at most 1.5 alpha."""
+    layers, d, rank, alpha = 6, 24, 2, 0.01
+    options = {"roles": {"all": "writes"}, "alpha": alpha, "max_factors": 1}
+
+    def count(key):
+        a, b = (
+            jax.random.normal(k, (layers, *shape))
+            for k, shape in zip(jax.random.split(key), [(rank, 8), (d, rank)], strict=True)
+        )
+        null_key = jax.random.fold_in(key, 1)
+        report = identify_factors({"all": {"a": a, "b": b}}, key=null_key, **options)
+        return report.n_factors > 0, report.pvalues[0]
+
+    found, p = jax.jit(lambda keys: jax.lax.map(count, keys))(jax.random.split(jax.random.key(3), 1000))
+    assert float(jnp.mean(found)) <= 1.5 * alpha
+    for level in (0.05, 0.2, 0.5):
+        assert abs(float(jnp.mean(p <= level)) - level) <= 4 * (level * (1 - level) / 1000) ** 0.5
