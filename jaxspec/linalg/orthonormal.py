@@ -1,6 +1,12 @@
 """Orthonormal bases of column spaces, from columns that need not be independent."""
 
+import warnings
+from typing import Any
+
+import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxspec.linalg import decompositions
@@ -40,3 +46,69 @@ def orthonormal_basis(
     kept = s > 10 * max(y.shape[-2:]) * jnp.finfo(y.dtype).eps * s[..., :1]
     # A product, not a selection: NaN of a matrix that is not finite must reach the caller.
     return u * kept[..., None, :].astype(u.dtype), kept
+
+
+def checked_basis(columns: Any, name: str = "directions") -> Float[Array, "*batch d r"]:
+    """The given columns where they are orthonormal, else an orthonormal basis of their span.
+
+    Args:
+        columns: (*batch, d, k), k <= d; of any length.
+        name: of the argument, for the messages.
+
+    Returns:
+        Orthonormal columns, in float32 or wider; of the whole space the identity, by which nothing at all is left.
+        Columns that the rank does not reach are dropped. Under a trace, where shapes cannot depend on numbers, and in
+        a batch, of which some member needs them, zeros stand in their places.
+
+    Raises:
+        ValueError: fewer than two axes, k > d, or entries that are not finite (under a trace, when it runs).
+        TypeError: not real floating point.
+
+    Warns:
+        UserWarning: columns were dropped (outside a trace).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> checked_basis(jnp.array([[3.0], [4.0]]))
+        Array([[0.6],
+               [0.8]], dtype=float32)
+    """
+    shape = jnp.shape(columns)
+    if len(shape) < 2 or shape[-1] > shape[-2]:
+        raise ValueError(
+            f"{name} has shape {shape}; expected (*batch, d, k) with k <= {shape[-2] if len(shape) > 1 else 'd'}"
+        )
+    dtype = compute_dtype(columns, name)
+    if isinstance(columns, jax.core.Tracer):
+        u = columns.astype(dtype)
+        u = eqx.error_if(u, ~jnp.all(jnp.isfinite(u)), f"{name} holds entries that are not finite")
+        return orthonormal_basis(_unit_columns(u))[0]
+    with jax.ensure_compile_time_eval():  # constants inside a traced function are numbers all the same
+        return _of_numbers(jnp.asarray(columns, dtype), name)
+
+
+def _of_numbers(u, name):
+    values = np.asarray(u)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds entries that are not finite")
+    *_, d, k = values.shape
+    gram = np.swapaxes(values, -1, -2).astype(float) @ values
+    if k < d and np.all(np.abs(gram - np.eye(k)) <= 8 * np.finfo(values.dtype).eps):
+        return u
+    basis, kept = orthonormal_basis(_unit_columns(u))
+    ranks = np.asarray(kept).sum(axis=-1)
+    if np.any(ranks < k):
+        warnings.warn(
+            f"{name} has {k} columns of rank {ranks.min()}; dependent ones are dropped", UserWarning, stacklevel=4
+        )
+    elif k == d:
+        return jnp.broadcast_to(jnp.eye(d, dtype=u.dtype), u.shape)
+    return basis[..., : int(ranks.max(initial=0))]
+
+
+def _unit_columns(u):
+    """Columns of length one, or zero: how long a direction is says nothing about the rank."""
+    largest = jnp.max(jnp.abs(u), axis=-2, keepdims=True, initial=0)
+    u = u / jnp.where(largest == 0, 1, largest)
+    length = jnp.sqrt(jnp.sum(u * u, axis=-2, keepdims=True))
+    return u / jnp.where(length == 0, 1, length)

@@ -1,15 +1,10 @@
 """Directions of the residual stream, checked and made orthonormal; and what is left of vectors without them."""
 
-import warnings
-
-import equinox as eqx
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxspec.linalg import orthonormal_basis
+from jaxspec.linalg.orthonormal import checked_basis
 from jaxspec.linalg.scaling import compute_dtype
 
 
@@ -40,40 +35,14 @@ def orthonormal_directions(
         Array([[0.6],
                [0.8]], dtype=float32)
     """
-    u = jnp.asarray(directions)
-    u = u[:, None] if u.ndim == 1 else u
-    if u.ndim != 2 or u.shape[1] > u.shape[0] or u.shape[0] != (width or u.shape[0]):
-        raise ValueError(f"{name} has shape {u.shape}; expected ({width or 'd'}, k) with k <= {width or 'd'}")
-    u = u.astype(compute_dtype(u, name))
-    if isinstance(directions, jax.core.Tracer):
-        u = eqx.error_if(u, ~jnp.all(jnp.isfinite(u)), f"{name} holds entries that are not finite")
-        return orthonormal_basis(_unit_columns(u))[0]
-    with jax.ensure_compile_time_eval():
-        return _concrete(u, name)
-
-
-def _concrete(u, name):
-    values = np.asarray(u)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} holds entries that are not finite")
-    gram = values.T.astype(float) @ values
-    if np.all(np.abs(gram - np.eye(len(gram))) <= 8 * np.finfo(values.dtype).eps):
-        return u
-    basis, kept = orthonormal_basis(_unit_columns(u))
-    kept = np.asarray(kept)
-    if not kept.all():
-        warnings.warn(
-            f"{name} has {kept.size} columns of rank {kept.sum()}; dependent ones are dropped", UserWarning, 3
-        )
-    return basis[:, : kept.sum()]
-
-
-def _unit_columns(u):
-    """Columns of length one, or zero: how long a direction is says nothing about the rank."""
-    largest = jnp.max(jnp.abs(u), axis=0, initial=0)
-    u = u / jnp.where(largest == 0, 1, largest)
-    length = jnp.sqrt(jnp.sum(u * u, axis=0))
-    return u / jnp.where(length == 0, 1, length)
+    shape = jnp.shape(directions)
+    if len(shape) == 1:
+        directions = jnp.reshape(directions, (-1, 1))
+    elif len(shape) != 2:
+        raise ValueError(f"{name} has shape {shape}; expected ({width or 'd'}, k)")
+    if width is not None and jnp.shape(directions)[0] != width:
+        raise ValueError(f"{name} has shape {shape}; expected ({width}, k)")
+    return checked_basis(directions, name)
 
 
 def without(

@@ -6,18 +6,15 @@ An optimiser with a diagonal preconditioner does not commute with ``P``: the pro
 ``(d, d)`` projector is formed: a leaf of (d, n) costs ``4 d n k`` operations.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from jaxspec.linalg import orthonormal_basis
+from jaxspec.linalg.orthonormal import checked_basis
 from jaxspec.linalg.scaling import compute_dtype
 from jaxspec.optim.placement import placed_as_given
 
@@ -180,11 +177,7 @@ def prepared_directions(directions: PyTree) -> PyTree:
     """
 
     def prepare(path, u):
-        name = _named("directions", path)
-        if jnp.ndim(u) < 2 or jnp.shape(u)[-1] > jnp.shape(u)[-2]:
-            raise ValueError(f"{name} has shape {jnp.shape(u)}; expected (*batch, d, k) with k <= d")
-        u = jnp.asarray(u)
-        return _orthonormal(name, u.astype(compute_dtype(u, name)))
+        return checked_basis(u, "directions" + jax.tree_util.keystr(path))
 
     return jax.tree_util.tree_map_with_path(prepare, directions)
 
@@ -254,43 +247,6 @@ def _leaf_by_leaf(name, prefix, tree):
     return values
 
 
-def _orthonormal(name, u):
-    concrete = not isinstance(u, jax.core.Tracer)
-    finite = jnp.all(jnp.isfinite(u))
-    if not concrete:
-        u = eqx.error_if(u, ~finite, f"{name} holds entries that are not finite")
-    elif not finite:
-        raise ValueError(f"{name} holds entries that are not finite")
-    if u.shape[-1] == 0 or (concrete and _is_orthonormal(u)):
-        return u
-    # Unit columns first: how long a direction is says nothing about its rank.
-    largest = jnp.max(jnp.abs(u), axis=-2, keepdims=True)
-    u = u / jnp.where(largest == 0, 1, largest)
-    length = jnp.sqrt(jnp.sum(u * u, axis=-2, keepdims=True))
-    basis, kept = orthonormal_basis(u / jnp.where(length == 0, 1, length))
-    if not concrete:
-        return basis
-    kept = np.asarray(kept)
-    rank = int(kept.sum(axis=-1).max())
-    if not kept.all():
-        warnings.warn(
-            f"{name} has {kept.shape[-1]} columns of rank {int(kept.sum(axis=-1).min())}; dependent ones are dropped",
-            UserWarning,
-            stacklevel=2,
-        )
-    if kept.all() and rank == u.shape[-2]:
-        # Any basis of the whole space will do; with this one what is left is exactly zero.
-        return jnp.broadcast_to(jnp.eye(rank, dtype=u.dtype), u.shape)
-    return basis[..., :rank]
-
-
-def _is_orthonormal(u):
-    gram = jnp.matmul(u.mT, u, precision="highest")
-    full = u.shape[-1] == u.shape[-2]
-    bound = 0 if full else 8 * jnp.finfo(u.dtype).eps
-    return bool(jnp.all(jnp.abs(gram - jnp.eye(u.shape[-1], dtype=u.dtype)) <= bound))
-
-
 def _acts(leaf):
     return (leaf.left or leaf.right) and leaf.basis.shape[-1] > 0
 
@@ -334,7 +290,3 @@ def _promoted(x, leaf):
 
 def _matrix(x):
     return x[None] if x.ndim == 1 else x
-
-
-def _named(name, path):
-    return name + jax.tree_util.keystr(path)

@@ -207,3 +207,18 @@ except ValueError as error:
     print("always" in str(error))
 """
     assert run_python(snippet).stdout.split() == ["True"]
+
+
+def test_constant_directions_inside_a_traced_function(random_tree):
+    """They are numbers there too: dependent columns are dropped and the whole space leaves nothing."""
+    g, u = random_tree({"w": (D, 2)}), directions()
+    skew = np.concatenate([u, 2 * u[:, :1]], axis=1)
+
+    def step(g):
+        with pytest.warns(UserWarning, match="3 columns of rank 2"):
+            dropped = apply(project_updates(skew, "writes"), g)
+        return dropped, apply(project_updates(directions(k=D), "writes"), g)
+
+    dropped, nothing = jax.jit(step)(g)
+    np.testing.assert_allclose(dropped["w"], expected(g["w"], u, "writes"), atol=3e-6)
+    np.testing.assert_array_equal(nothing["w"], 0)
