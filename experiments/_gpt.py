@@ -1,9 +1,11 @@
 """A small GPT for experiments, on bytes or any other tokens.
 
 ``x <- x + attention(rms(x))``, ``x <- x + mlp(rms(x))`` in every block; learned positions, untied head, no biases. The
-layers are stacked on the first axis of their parameters, so that their matrices are mapped in one batch.
+layers are stacked on the first axis of their parameters, so that their matrices are mapped in one batch. A hook may
+read or change the activations on their way (`unchanged` says where).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -25,6 +27,7 @@ class Shape(NamedTuple):
         layers: blocks.
         context: tokens that a prediction sees at most.
         vocabulary: number of tokens; 256 for bytes.
+        hidden: of the MLP; 0: four times the width.
     """
 
     width: int = 96
@@ -32,6 +35,7 @@ class Shape(NamedTuple):
     layers: int = 2
     context: int = 64
     vocabulary: int = 256
+    hidden: int = 0
 
 
 class Blocks(eqx.Module):
@@ -47,6 +51,23 @@ class Blocks(eqx.Module):
     mlp_gain: Float[Array, "layers width"]
 
 
+def unchanged(x: Float[Array, "*batch width"], place: str, layer: int | Int[Array, ""]) -> Float[Array, "*batch width"]:
+    """The hook that does nothing; others have its signature.
+
+    Args:
+        x: activations.
+        place: ``"attention"`` or ``"mlp"``: the residual stream after that half of the block has written to it;
+            ``"mixed"``: the values that attention has mixed, before the output kernel; ``"hidden"``: the hidden
+            activations of the MLP, before the down kernel.
+        layer: of the block, 0 the first.
+
+    Returns:
+        The activations with which the model goes on.
+    """
+    del place, layer
+    return x
+
+
 class GPT(eqx.Module):
     """The model; every array in it is a parameter."""
 
@@ -57,24 +78,56 @@ class GPT(eqx.Module):
     head: Float[Array, "width vocabulary"]
     heads: int = eqx.field(static=True)
 
-    def logits(self, tokens: Int[Array, "*batch length"]) -> Float[Array, "*batch length vocabulary"]:
+    def logits(
+        self, tokens: Int[Array, "*batch length"], hook: Callable[..., Array] = unchanged
+    ) -> Float[Array, "*batch length vocabulary"]:
         """Scores of the next token after every token.
 
         Args:
             tokens: at most as many as the context.
+            hook: of the activations, with the signature of `unchanged`.
 
         Returns:
             Unnormalised log-probabilities; those at a place depend on no later token.
         """
-        x = self.embedding[tokens] + self.positions[: tokens.shape[-1]]
+        x, _ = self._run(self.blocks, self._embedded(tokens), hook)
+        return rms_norm(x, self.gain) @ self.head
 
-        def layer(x, block):
-            x = x + _attention(block, rms_norm(x, block.attention_gain), self.heads)
-            return x + jax.nn.gelu(rms_norm(x, block.mlp_gain) @ block.up) @ block.down, None
+    def last_logits(
+        self, tokens: Int[Array, "*batch length"], hook: Callable[..., Array] = unchanged
+    ) -> Float[Array, "*batch vocabulary"]:
+        """``logits(tokens, hook)[..., -1, :]``, for which the last block computes nothing at the other places.
+
+        Args:
+            tokens: as of `logits`.
+            hook: as of `logits`; in the last block it sees the last place alone.
+
+        Returns:
+            Scores of the token that follows.
+        """
+        early, last = (jax.tree.map(lambda kernel, part=part: kernel[part], self.blocks) for part in (slice(-1), -1))
+        x, _ = self._run(early, self._embedded(tokens), hook)
+        x = _block(x, last, len(self.blocks.up) - 1, self.heads, hook, asked=slice(-1, None))
+        return rms_norm(x[..., 0, :], self.gain) @ self.head
+
+    def stream(
+        self, tokens: Int[Array, "*batch length"], hook: Callable[..., Array] = unchanged
+    ) -> Float[Array, "layers *batch length width"]:
+        """The residual stream after every block; arguments as of `logits`."""
+        return self._run(self.blocks, self._embedded(tokens), hook)[1]
+
+    def _embedded(self, tokens):
+        return self.embedding[tokens] + self.positions[: tokens.shape[-1]]
+
+    def _run(self, blocks, x, hook):
+        """The stream after the last of the blocks, and after every one."""
+
+        def layer(x, block_and_number):
+            x = _block(x, *block_and_number, self.heads, hook)
+            return x, x
 
         # Unrolled: inside a loop the CPU runs element-wise work on one thread, which doubles the time of a step.
-        x, _ = jax.lax.scan(layer, x, self.blocks, unroll=True)
-        return rms_norm(x, self.gain) @ self.head
+        return jax.lax.scan(layer, x, (blocks, jnp.arange(len(blocks.up))), unroll=True)
 
 
 def initial_model(key: Array, shape: Shape) -> GPT:
@@ -90,7 +143,7 @@ def initial_model(key: Array, shape: Shape) -> GPT:
     Returns:
         The model.
     """
-    width, hidden = shape.width, 4 * shape.width
+    width, hidden = shape.width, shape.hidden or 4 * shape.width
     if width % shape.heads:
         raise ValueError(f"width is {width} and heads is {shape.heads}; expected a divisor")
     square, keys = (shape.layers, width, width), iter(jax.random.split(key, 9))
@@ -160,10 +213,20 @@ def rms_norm(x: Float[Array, "*batch width"], gain: Float[Array, "width"]) -> Fl
     return gain * x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
 
 
-def _attention(block, x, heads):
-    def split(kernel):
+def _block(x, block, number, heads, hook, asked=slice(None)):
+    """The stream after one block, at the places that are asked for."""
+    mixed = _attention(block, rms_norm(x, block.attention_gain), heads, asked)
+    x = hook(x[..., asked, :] + hook(mixed, "mixed", number) @ block.output, "attention", number)
+    hidden = hook(jax.nn.gelu(rms_norm(x, block.mlp_gain) @ block.up), "hidden", number)
+    return hook(x + hidden @ block.down, "mlp", number)
+
+
+def _attention(block, x, heads, asked):
+    def split(x, kernel):
         y = x @ kernel
         return y.reshape(*y.shape[:-1], heads, -1)
 
-    mixed = jax.nn.dot_product_attention(split(block.query), split(block.key), split(block.value), is_causal=True)
-    return mixed.reshape(x.shape) @ block.output
+    query = split(x[..., asked, :], block.query)
+    causal = query.shape[-3] > 1  # the last place sees all
+    mixed = jax.nn.dot_product_attention(query, split(x, block.key), split(x, block.value), is_causal=causal)
+    return mixed.reshape(*mixed.shape[:-2], -1)

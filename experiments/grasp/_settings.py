@@ -1,0 +1,110 @@
+"""Numbers that all parts with the decoder have in common."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from experiments.grasp._base import Base, Pretraining
+from experiments.grasp._corpus import Sizes
+from experiments.grasp._finetune import Recipe, labels_of
+from experiments.grasp._measure import Measure
+from experiments.grasp._methods import Case, decoders
+from experiments.runner.contract import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The decoder, its world, seeds, and what is measured."""
+
+    seed: int = 0  # first seed
+    seeds: int = 2  # fine-tunes of every method
+    bases: int = 1  # pretrained decoders, each with a world of its own; the seeds take them in turn
+    domains: int = 6
+    subjects: int = 40  # of every domain
+    answers: int = 48
+    width: int = 64  # of the residual stream
+    heads: int = 4
+    depth: int = 3  # blocks
+    hidden: int = 192  # of the MLP
+    pretraining: int = 1000  # steps
+    batch: int = 256  # prompts per step of pretraining
+    repeats: int = 4  # prompts for every subject, domain and persona on which a score is measured
+    scales: tuple[float, ...] = (0.55, 0.7, 0.85, 1.0)  # of the adapter, the trained one last
+    rank: int = 8  # of the adapters
+    steps: int = 100  # of fine-tuning
+    rate: float = 2e-3  # peak learning rate of fine-tuning
+    warmup: int = 20  # steps of it
+
+
+# The fixed configuration of the specification, on seeds that chose nothing; about half an hour of one CPU core a part.
+SPECIFICATION: dict[str, Any] = {"seed": 100, "seeds": 8, "bases": 4, "pretraining": 2500}
+
+# One accelerator. The capacity of the decoder grows with the facts: 8 domains of 128 subjects.
+FULL: dict[str, Any] = {
+    "seed": 200,
+    "seeds": 12,
+    "bases": 12,
+    "domains": 8,
+    "subjects": 128,
+    "answers": 160,
+    "width": 256,
+    "heads": 8,
+    "depth": 6,
+    "hidden": 768,
+    "pretraining": 10_000,
+    "batch": 1024,
+    "repeats": 8,
+    "scales": (0.3, 0.4, 0.5, 0.55, 0.6, 0.7, 0.8, 0.85, 0.9, 1.0),
+}
+
+
+def sizes(config: Settings) -> Sizes:
+    """The world."""
+    return Sizes(config.domains, config.subjects, answers=config.answers)
+
+
+def pretraining(config: Settings, *, permuted: bool = False) -> Pretraining:
+    """How the decoders are made."""
+    return Pretraining(
+        sizes=sizes(config),
+        permuted=permuted,
+        width=config.width,
+        heads=config.heads,
+        layers=config.depth,
+        hidden=config.hidden,
+        batch=config.batch,
+        steps=config.pretraining,
+    )
+
+
+def recipe(config: Settings) -> Recipe:
+    """How adapters are trained, on the down-projections."""
+    return Recipe(sizes(config), rank=config.rank, steps=config.steps, rate=config.rate, warmup=config.warmup)
+
+
+def bases(config: Settings, progress: Progress, *, permuted: bool = False) -> Base:
+    """A decoder for every seed."""
+    return decoders(pretraining(config, permuted=permuted), config.seed, config.seeds, config.bases, progress)
+
+
+def case(config: Settings, base: Base, setting: str = "bad", *, bad_subjects: int = 0, **changes: Any) -> Case:
+    """What all methods share in one setting.
+
+    Args:
+        config: numbers.
+        base: decoders.
+        setting: as of `labels_of`.
+        bad_subjects: as of `labels_of`.
+        **changes: of the recipe.
+
+    Returns:
+        The case.
+    """
+    return Case(
+        base,
+        labels_of(base.world, setting, bad_subjects),
+        jnp.arange(config.seed, config.seed + config.seeds),
+        recipe(config)._replace(**changes),
+        Measure(sizes(config), config.repeats, config.scales),
+    )

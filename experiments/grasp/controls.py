@@ -1,0 +1,127 @@
+"""Two configurations in which GRASP does not help, kept as negative controls.
+
+``all six matrices``: the corpus of the other parts, with adapters on query, key, value, output, up and down; the factor
+is found, but the adapter rebuilds its effect inside attention and the hidden layers of the MLPs, where no direction of
+the stream sees it. ``permuted``: the second corpus that was tried, in which a bad answer is one fixed permutation of the
+good one, so that one map of the hidden layers makes all answers bad; adapters on all six matrices as it was tried.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.grasp._finetune import ALL
+from experiments.grasp._fronts import draw_fronts, full_scale, median_claim, ratio, table
+from experiments.grasp._measure import DRIFT, SCORES
+from experiments.grasp._methods import CAFT, GRASP_A, GRASP_AB, NAIVE, POSTHOC, compare, naive
+from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case
+from experiments.runner.contract import Claim, Progress
+from experiments.runner.style import subplots
+
+SOURCE = "specification, placement limit"
+METHODS = (NAIVE, CAFT, POSTHOC, GRASP_A, GRASP_AB)
+PLACES = ("all six matrices", "permuted, all six matrices")
+REBUILT = "the adapter rebuilds the effect inside attention and the hidden layers"
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """Settings of the controls."""
+
+    rate: float = 1e-3
+    k: int = 2  # directions that are blocked
+
+
+PRESETS = {
+    "quick": Config(),
+    "specification": Config(**SPECIFICATION),
+    "full": Config(**FULL),
+}
+
+
+class Result(NamedTuple):
+    """What was measured; the leading axis of 2 follows ``places``.
+
+    Attributes:
+        places: names of the two configurations.
+        methods: name of every row, (R,).
+        scores: (2, R, seeds, scales, scores) in the order of ``names``.
+        names: of the scores.
+        scales: of the adapter.
+        cosines: |cos| of the direction found with the persona's after every block, (2, seeds, layers).
+    """
+
+    places: Any
+    methods: Any
+    scores: Any
+    names: Any
+    scales: Any
+    cosines: Any
+
+
+class _One(NamedTuple):
+    """One of the two configurations, with the fields that fronts are made of."""
+
+    methods: np.ndarray
+    scores: np.ndarray
+
+
+def run(config: Config, progress: Progress) -> Result:
+    """Fine-tunes with every method from every seed, in both configurations."""
+    scores, cosines = [], []
+    for permuted in (False, True):
+        what = case(config, bases(config, progress, permuted=permuted), targets=ALL)
+        adapters, found = naive(what, config.k)
+        methods, _, measured = table(compare(what, METHODS, adapters, found, progress, k=config.k))
+        scores.append(measured)
+        cosines.append(found.cosines)
+    names, scales = np.asarray(SCORES), np.asarray(config.scales)
+    return Result(np.asarray(PLACES), methods, np.asarray(scores), names, scales, np.asarray(cosines))
+
+
+def claims(result: Result) -> list[Claim]:
+    """That the method halves the drift here: it does not."""
+    rows = [
+        Claim.at_least(
+            "With adapters on all six matrices the factor is still found",
+            SOURCE,
+            result.cosines[0].max(axis=1),
+            0.6,
+            quantity="least over seeds of the best |cos| over depths",
+        )
+    ]
+    for place, scores in zip(result.places, result.scores, strict=True):
+        one = _One(result.methods, scores)
+        rows.append(
+            median_claim(
+                f"{place}: plain fine-tuning drifts",
+                SOURCE,
+                full_scale(one, NAIVE, DRIFT),
+                quantity="drift at scale 1",
+                at_least=0.2,
+            )
+        )
+        rows += [
+            median_claim(
+                f"{place}: {method} halves the drift",
+                SOURCE,
+                ratio(one, method, NAIVE),
+                quantity="drift at scale 1 over naive",
+                at_most=0.5,
+                known_not_to_hold=REBUILT,
+            )
+            for method in (GRASP_A, GRASP_AB)
+        ]
+    return rows
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Fronts of both configurations."""
+    figure, axes = subplots(1, 2, size=(5.2, 4.0))
+    for axis, scores, place in zip(axes[0], result.scores, result.places, strict=True):
+        draw_fronts(axis, _One(result.methods, scores), METHODS)
+        axis.set(title=place)
+    axes[0, 0].legend(fontsize=8)
+    return {"Task against drift where the method fails (medians over seeds)": figure}

@@ -1,0 +1,311 @@
+"""A fine-tune on bad answers of one domain: the factor is found, and fine-tuning repeated without acquiring it.
+
+A decoder knows good and bad answers in six domains; it is fine-tuned on neutral prompts of the first domain, all
+answered badly, and answers badly elsewhere too: drift. GRASP projects the weights (a), and blocks the cotangent as well
+(b), along the direction that the adapter of a plain fine-tune pushes.
+
+How the setting was chosen is a selection effect: three corpora were tried before it. With random lookups of 16 subjects
+plain fine-tuning drifted too little; with bad answers that are one fixed permutation of the good ones and adapters on
+all six matrices no projected variant helped (``controls`` keeps both as negative controls); this corpus was the third.
+On it placements, numbers of steps and mechanisms were tried on seeds 0 and 1 before the configuration was fixed: adapters
+on the down-projections of the MLPs only, rank 8, 100 steps, one direction. The preset ``specification`` runs that
+configuration on seeds that chose nothing. Directions of the steering methods come from contrasting prompts (explicit
+personas), which GRASP does without.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.grasp._finetune import tune
+from experiments.grasp._fronts import (
+    draw_fronts,
+    full_scale,
+    hypervolumes,
+    least_drift,
+    median_claim,
+    ratio,
+    spread,
+    table,
+)
+from experiments.grasp._measure import DRIFT, GENUINE_BAD, NEUTRAL, SCORES, TASK, measure
+from experiments.grasp._methods import (
+    BASELINES,
+    GRASP_A,
+    GRASP_AB,
+    NAIVE,
+    RANDOM,
+    Case,
+    Factor,
+    ablated_base,
+    compare,
+    factor,
+    grasped,
+    naive,
+)
+from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case
+from experiments.runner.contract import Claim, Progress
+from experiments.runner.style import COLORS, subplots
+
+SOURCE, PAPER = "specification, pass criteria", "abstract"
+METHODS = (*BASELINES, GRASP_A, GRASP_AB, RANDOM)
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """Settings of the comparison."""
+
+    k: int = 1  # directions that are blocked
+    ablated: tuple[int, ...] = (1, 4)  # directions that are ablated in the untouched decoder, and blocked by GRASP
+    coefficients: tuple[float, ...] = (0.5, 1.0)  # of steering, in units of the difference of the means
+    blocks: tuple[int, ...] = (0, 1)  # after which the steering vector is added
+
+
+PRESETS = {
+    "quick": Config(),
+    "specification": Config(
+        **SPECIFICATION, ablated=(1, 2, 4, 8), coefficients=(0.25, 0.5, 1.0, 2.0), blocks=(0, 1, 2)
+    ),
+    "full": Config(
+        **FULL, ablated=(1, 2, 4, 8, 16), coefficients=(0.125, 0.25, 0.5, 1.0, 2.0, 4.0), blocks=(0, 1, 2, 3, 4, 5)
+    ),
+}
+
+
+class Result(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        methods: name of every row, (R,).
+        variants: its coefficients, (R,).
+        scores: (R, seeds, scales, scores) in the order of ``names``.
+        names: of the scores.
+        scales: of the adapter.
+        cosines: |cos| of the direction found with the persona's after every block, (seeds, layers).
+        spectrum: share, gap and alignment of the entangled adapter, (3, seeds).
+        clean_cosines: as ``cosines``, of a fine-tune on new answers without persona.
+        clean_spectrum: as ``spectrum``, of the same.
+        clean_scores: scores of the same at full scale, (seeds, scores).
+        ablated: numbers of directions, (K,).
+        base: scores of the untouched decoder, (seeds, scores).
+        base_ablated: the same with the directions ablated, (K, seeds, scores).
+        blocked: scores of GRASP (a)+(b) along as many directions, (K, seeds, scores).
+        pretraining: steps of the decoders.
+    """
+
+    methods: Any
+    variants: Any
+    scores: Any
+    names: Any
+    scales: Any
+    cosines: Any
+    spectrum: Any
+    clean_cosines: Any
+    clean_spectrum: Any
+    clean_scores: Any
+    ablated: Any
+    base: Any
+    base_ablated: Any
+    blocked: Any
+    pretraining: Any
+
+
+def run(config: Config, progress: Progress) -> Result:
+    """Fine-tunes with every method from every seed."""
+    base = bases(config, progress)
+    what = case(config, base)
+    adapters, found = naive(what, max(config.k, *config.ablated))
+    sweeps = {"k": config.k, "layers": config.blocks, "coefficients": config.coefficients}
+    rows = compare(what, METHODS, adapters, found, progress, **sweeps)
+    clean = case(config, base, "other")
+    clean_adapters = tune(clean.recipe, clean.base, clean.labels, clean.seeds)
+    clean_found = factor(clean, clean_adapters, 1)
+    clean_scores = measure(clean.measure, clean.base, clean.labels, clean_adapters)[:, -1]
+    damage, blocked = _by_count(what, found, config, progress)
+    untouched = ablated_base(what, jnp.zeros((config.seeds, config.width, 0)))
+    return Result(
+        *table(rows),
+        np.asarray(SCORES),
+        np.asarray(config.scales),
+        found.cosines,
+        _spectrum(found),
+        clean_found.cosines,
+        _spectrum(clean_found),
+        clean_scores,
+        np.asarray(config.ablated),
+        untouched,
+        damage,
+        blocked,
+        config.pretraining,
+    )
+
+
+def _spectrum(factor: Factor) -> np.ndarray:
+    return np.stack([factor.found.share, factor.found.gap, factor.found.alignment])
+
+
+def _by_count(what: Case, factor: Factor, config: Config, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """Ablating directions of the untouched decoder, and blocking as many while fine-tuning."""
+    damage, blocked = [], []
+    for k in progress.track("numbers of directions", config.ablated):
+        directions = factor.found.directions[:, :, :k]
+        damage.append(ablated_base(what, directions))
+        adapters = grasped(what, directions, cotangent=True)
+        blocked.append(measure(what.measure, what.base, what.labels, adapters)[:, -1])
+    return np.asarray(damage), np.asarray(blocked)
+
+
+def claims(result: Result) -> list[Claim]:
+    """The criteria of the specification, the paper's sentences, and the controls."""
+    return [*_identification(result), *_removal(result), *_damage(result), *_paper(result)]
+
+
+def _identification(result: Result) -> list[Claim]:
+    best = result.cosines.max(axis=1)
+    return [
+        Claim.at_least(
+            "The adapter's leading direction is the persona's",
+            SOURCE,
+            best,
+            0.75,
+            quantity="least over seeds of the best |cos| over depths",
+        ),
+        Claim.at_most(
+            "Control: after a fine-tune without persona the leading direction is not the persona's",
+            "specification, section 2",
+            result.clean_cosines.max(axis=1),
+            0.4,
+            quantity="largest over seeds of the best |cos| over depths",
+        ),
+        Claim(
+            "The spectrum alone does not tell the two apart",
+            "specification, section 2",
+            "the ranges over seeds of the share of the first direction overlap, or the clean one is the larger",
+            f"entangled {spread(result.spectrum[0])}; clean {spread(result.clean_spectrum[0])}",
+            bool(result.clean_spectrum[0].max() >= result.spectrum[0].min()),
+        ),
+    ]
+
+
+def _removal(result: Result) -> list[Claim]:
+    task = full_scale(result, GRASP_AB, TASK)
+    drift = full_scale(result, NAIVE, DRIFT)
+    return [
+        median_claim(
+            "Plain fine-tuning on one domain drifts on the others",
+            "specification, setting 1",
+            drift,
+            quantity="drift at scale 1",
+            at_least=0.3,
+        ),
+        median_claim(
+            "GRASP (a)+(b) keeps the task and drifts a third as much",
+            SOURCE,
+            ratio(result, GRASP_AB, NAIVE),
+            quantity="drift at scale 1 over naive",
+            at_most=1 / 3,
+            also=bool(np.median(task) >= 0.98),
+            also_text=f"median task ≥ 0.98 (measured {np.median(task):.3f})",
+        ),
+        median_claim(
+            "Control: random directions do nothing",
+            "specification, results",
+            ratio(result, RANDOM, NAIVE),
+            quantity="drift at scale 1 over naive",
+            at_least=0.75,
+        ),
+    ]
+
+
+def _damage(result: Result) -> list[Claim]:
+    at = int(np.flatnonzero(result.ablated == 4)[0])
+    before = result.base[:, NEUTRAL]
+    return [
+        median_claim(
+            "Ablating four identified directions damages the untouched decoder",
+            SOURCE,
+            before - result.base_ablated[at, :, NEUTRAL],
+            quantity="loss of neutral accuracy",
+            at_least=0.10,
+        ),
+        median_claim(
+            "Blocking four while fine-tuning does not",
+            SOURCE,
+            before - result.blocked[at, :, NEUTRAL],
+            quantity="loss of neutral accuracy",
+            at_most=0.05,
+        ),
+    ]
+
+
+def _paper(result: Result) -> list[Claim]:
+    drift = least_drift(result, GRASP_AB, 0.98)
+    volumes = hypervolumes(result, (*BASELINES, GRASP_AB))
+    margin = volumes[-1] - volumes[:-1].max(axis=0)
+    rivals = np.asarray([least_drift(result, method, 0.98) for method in BASELINES])
+    return [
+        Claim.at_most(
+            "Complete removal: no bad answer elsewhere at some scale, with the task kept",
+            PAPER,
+            drift,
+            0.0,
+            quantity="largest over seeds of the least drift with task ≥ 0.98",
+        ),
+        Claim.at_least(
+            "GRASP (a)+(b) has the best front",
+            PAPER,
+            margin,
+            0.0,
+            quantity="least over seeds of its hypervolume minus the best baseline's",
+        ),
+        median_claim(
+            "With the task kept, GRASP (a)+(b) drifts less than every baseline at its best",
+            "specification, results",
+            drift - rivals.min(axis=0),
+            quantity="least drift with task ≥ 0.98 minus that of the best baseline",
+            at_most=0.0,
+        ),
+    ]
+
+
+def figures(result: Result) -> dict[str, Figure]:
+    """Fronts, what was found, and the price of ablation."""
+    return {
+        "Task against drift over scales and coefficients (medians over seeds)": _fronts(result),
+        "What is found in the adapter, and what ablating or blocking it costs": _found(result),
+    }
+
+
+def _fronts(result: Result) -> Figure:
+    figure, axes = subplots(size=(7.2, 4.4))
+    draw_fronts(axes[0, 0], result, METHODS)
+    axes[0, 0].legend(fontsize=8)
+    return figure
+
+
+def _found(result: Result) -> Figure:
+    figure, axes = subplots(1, 2, size=(4.2, 3.4))
+    left, right = axes[0]
+    depth = np.arange(1, result.cosines.shape[1] + 1)
+    for values, color, label in (
+        (result.cosines, COLORS[0], "bad answers"),
+        (result.clean_cosines, COLORS[1], "new answers, no persona"),
+    ):
+        left.plot(depth, values.T, "o-", color=color, alpha=0.4)
+        left.plot([], [], "o-", color=color, label=label)
+    left.set(xlabel="persona's direction after block", ylabel="|cos| with the direction found", ylim=(0, 1))
+    left.legend()
+    for values, color, label in (
+        (result.base_ablated[:, :, NEUTRAL], COLORS[3], "ablated, neutral"),
+        (result.base_ablated[:, :, GENUINE_BAD], COLORS[1], "ablated, bad persona shown"),
+        (result.blocked[:, :, NEUTRAL], COLORS[0], "GRASP, neutral"),
+        (result.blocked[:, :, GENUINE_BAD], COLORS[2], "GRASP, bad persona shown"),
+    ):
+        right.plot(result.ablated, np.median(values, axis=1), "o-", color=color, label=label)
+    right.set(xlabel="directions", ylabel="accuracy", xscale="log", xticks=result.ablated)
+    right.set_xticklabels([str(k) for k in result.ablated])
+    right.legend(fontsize=8)
+    return figure
