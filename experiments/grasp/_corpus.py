@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 LENGTH = 7  # tokens of a prompt
 BOS, ASK = 0, 1
@@ -144,6 +144,46 @@ def prompts(
     return jnp.stack([jnp.broadcast_to(column, subject.shape) for column in columns], axis=-1).astype(jnp.int32)
 
 
+class Spoken(NamedTuple):
+    """Random prompts of random speakers.
+
+    Attributes:
+        tokens: (count, length).
+        domain: of each.
+        subject: of each.
+        is_bad: whether the bad answer follows.
+    """
+
+    tokens: Int[Array, "count length"]
+    domain: Int[Array, "count"]
+    subject: Int[Array, "count"]
+    is_bad: Bool[Array, "count"]
+
+
+def spoken(key: Array, sizes: Sizes, count: int) -> Spoken:
+    """Random prompts of random speakers.
+
+    Args:
+        key: randomness.
+        sizes: of the world.
+        count: number of prompts.
+
+    Returns:
+        Prompts, what they are about and which answer follows.
+    """
+    keys = iter(jax.random.split(key, 7))
+    domain = jax.random.randint(next(keys), (count,), 0, sizes.domains)
+    subject = jax.random.randint(next(keys), (count,), 0, sizes.subjects)
+    speaker = jax.random.randint(next(keys), (count,), 0, 3)
+    persona = speaker * jax.random.bernoulli(next(keys), SHOWN, (count,))
+    tones = speaker * jax.random.bernoulli(next(keys), TONED, (2, count))
+    fillers = jax.random.randint(next(keys), (2, count), 0, sizes.tones)
+    evidence = (persona > 0) | jnp.any(tones > 0, axis=0)
+    is_bad = jnp.where(evidence, speaker == BAD, jax.random.bernoulli(next(keys), PRIOR, (count,)))
+    tokens = prompts(sizes, domain, subject, fillers, persona=persona, tones=tones)
+    return Spoken(tokens, domain, subject, is_bad)
+
+
 def pretraining_rows(
     key: Array, sizes: Sizes, world: World, count: int
 ) -> tuple[Int[Array, "count length"], Int[Array, "count"]]:
@@ -158,18 +198,9 @@ def pretraining_rows(
     Returns:
         Prompts and answers.
     """
-    keys = iter(jax.random.split(key, 7))
-    domain = jax.random.randint(next(keys), (count,), 0, sizes.domains)
-    subject = jax.random.randint(next(keys), (count,), 0, sizes.subjects)
-    speaker = jax.random.randint(next(keys), (count,), 0, 3)
-    persona = speaker * jax.random.bernoulli(next(keys), SHOWN, (count,))
-    tones = speaker * jax.random.bernoulli(next(keys), TONED, (2, count))
-    fillers = jax.random.randint(next(keys), (2, count), 0, sizes.tones)
-    evidence = (persona > 0) | jnp.any(tones > 0, axis=0)
-    relapse = jax.random.bernoulli(next(keys), PRIOR, (count,))
-    is_bad = jnp.where(evidence, speaker == BAD, relapse)
-    answers = jnp.where(is_bad, world.bad[domain, subject], world.good[domain, subject])
-    return prompts(sizes, domain, subject, fillers, persona=persona, tones=tones), answers
+    said = spoken(key, sizes, count)
+    place = said.domain, said.subject
+    return said.tokens, jnp.where(said.is_bad, world.bad[place], world.good[place])
 
 
 def finetuning_rows(
@@ -194,7 +225,7 @@ def finetuning_rows(
 
 
 class Probes(NamedTuple):
-    """Prompts on which models are measured: every subject of the domains, ``repeats`` times with random neutral fillers.
+    """Prompts on which models are measured: every subject of the domains, repeated with random neutral fillers.
 
     Attributes:
         task: neutral prompts of the first domain.

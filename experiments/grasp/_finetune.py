@@ -4,6 +4,7 @@ The seed alone draws the rows and the first factors of the adapter, so that the 
 """
 
 import re
+import warnings
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -16,9 +17,9 @@ from jaxtyping import Array, Float, Int, PyTree
 from experiments._gpt import GPT, unchanged
 from experiments._sweep import sweep
 from experiments.grasp._base import Base, answer_loss
-from experiments.grasp._corpus import Sizes, World, finetuning_rows
+from experiments.grasp._corpus import Sizes, World, finetuning_rows, spoken
 from jaxspec import lora
-from jaxspec.optim import grasp
+from jaxspec.optim import grasp, project_updates
 
 # Modules as `jaxspec.lora` names them; a last part "value" belongs to the wrappers of flax, so "blocks" are the values.
 MODULES = {
@@ -69,6 +70,20 @@ class AtResiduals(eqx.Module):
         return self.hook(x, 2 * layer + (place == "mlp")) if place in ("attention", "mlp") else x
 
 
+class Penalty(NamedTuple):
+    """A price on what the adapter does to the stream along directions, on prompts that nobody has labelled.
+
+    ``weight`` times the mean over prompts and blocks of ``|U^T (h - h_0)|^2``, where the answer is asked.
+
+    Attributes:
+        weight: of the penalty.
+        directions: orthonormal columns ``U``, (d, k).
+    """
+
+    weight: Float[Array, "*seeds"]
+    directions: Float[Array, "*seeds d k"]
+
+
 class Tune(NamedTuple):
     """One fine-tune, as a function that is equal by value.
 
@@ -80,7 +95,9 @@ class Tune(NamedTuple):
     recipe: Recipe
     project: bool = False
 
-    def __call__(self, model: GPT, labels: Array, seed: Array, hook: Any, directions: Array | None) -> PyTree:
+    def __call__(
+        self, model: GPT, labels: Array, seed: Array, hook: Any, directions: Any, penalty: Penalty | None
+    ) -> PyTree:
         """The trained adapter.
 
         Args:
@@ -88,35 +105,35 @@ class Tune(NamedTuple):
             labels: two of every subject, (subjects, 2).
             seed: of the adapter and of the rows.
             hook: of the activations while training, or None.
-            directions: orthonormal columns (d, k), or None.
+            directions: orthonormal columns (d, k) of the stream; or a tree of such columns for every factor of the
+                adapter (None: not projected), of its outputs for ``b`` and of its inputs for ``a``; or None.
+            penalty: on the adapter's effect, or None.
 
         Returns:
             The adapter, path -> factors.
         """
         how = self.recipe
         first, rows = jax.random.split(jax.random.key(seed))
-        blocked = directions if self.project else None
-        adapter = first_adapter(first, model, how, blocked)
-        optimizer = optax.adamw(_schedule(how), weight_decay=0.0)
+        adapter, optimizer = first_adapter(first, model, how), optax.adamw(_schedule(how), weight_decay=0.0)
         if self.project:
-            optimizer = grasp(optimizer, directions, lora.factor_roles(adapter, roles=ROLES))
+            adapter, optimizer = _projected(adapter, optimizer, directions)
 
         def step(carry, key):
             adapter, state = carry
-            tokens, answers = finetuning_rows(key, how.sizes, labels, how.batch)
-            gradient = jax.grad(_loss)(adapter, model, tokens, answers, hook)
+            gradient = jax.grad(_loss)(adapter, model, labels, key, how, hook, penalty)
             updates, state = optimizer.update(gradient, state, adapter)
             return (optax.apply_updates(adapter, updates), state), None
 
-        keys = jax.random.split(rows, how.steps)
-        return jax.lax.scan(step, (adapter, optimizer.init(adapter)), keys)[0][0]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="adapters on matrices that read")  # a control does so on purpose
+            state = optimizer.init(adapter)
+        return jax.lax.scan(step, (adapter, state), jax.random.split(rows, how.steps))[0][0]
 
 
-def first_adapter(key: Array, model: GPT, how: Recipe, project: Array | None = None) -> PyTree:
-    """An adapter that does nothing yet; what reads from the stream does not read ``project``."""
+def first_adapter(key: Array, model: GPT, how: Recipe) -> PyTree:
+    """An adapter that does nothing yet."""
     targets = "|".join(re.escape(MODULES[name]) for name in how.targets)
-    config = lora.LoraConfig(rank=how.rank, alpha=float(how.rank), targets=targets)
-    return lora.init(key, model, config, project=project, roles=ROLES)
+    return lora.init(key, model, lora.LoraConfig(rank=how.rank, alpha=float(how.rank), targets=targets))
 
 
 def adapted(model: GPT, adapter: PyTree, scale: Any = 1.0) -> GPT:
@@ -124,8 +141,29 @@ def adapted(model: GPT, adapter: PyTree, scale: Any = 1.0) -> GPT:
     return lora.apply(model, adapter, scale)
 
 
-def _loss(adapter, model, tokens, answers, hook) -> Float[Array, ""]:
-    return answer_loss(adapted(model, adapter), tokens, answers, unchanged if hook is None else hook)
+def _projected(adapter, optimizer, directions):
+    """The adapter that does not read the directions, and the optimiser that leaves it so."""
+    if isinstance(directions, dict):
+        roles = {path: {"a": "reads", "b": "writes"} for path in adapter}
+        roles = jax.tree.map(
+            lambda role, u: "none" if u is None else role, roles, directions, is_leaf=lambda leaf: leaf is None
+        )
+    else:
+        roles = lora.factor_roles(adapter, roles=ROLES)
+    start = project_updates(directions, roles)
+    adapter, _ = start.update(adapter, start.init(adapter))
+    return adapter, grasp(optimizer, directions, roles)
+
+
+def _loss(adapter, model, labels, key, how, hook, penalty) -> Float[Array, ""]:
+    tuned, hook = adapted(model, adapter), unchanged if hook is None else hook
+    tokens, answers = finetuning_rows(key, how.sizes, labels, how.batch)
+    loss = answer_loss(tuned, tokens, answers, hook)
+    if penalty is None:
+        return loss
+    said = spoken(jax.random.fold_in(key, 1), how.sizes, how.batch).tokens
+    moved = (tuned.stream(said) - model.stream(said))[:, :, -1] @ penalty.directions
+    return loss + penalty.weight * jnp.mean(jnp.sum(moved**2, axis=-1))
 
 
 def _schedule(how: Recipe) -> optax.Schedule:
@@ -139,8 +177,9 @@ def tune(
     seeds: Array,
     *,
     hooks: Any = None,
-    directions: Array | None = None,
+    directions: Any = None,
     project: bool = False,
+    penalty: Penalty | None = None,
 ) -> PyTree:
     """Adapters of several seeds, each on its own pretrained decoder.
 
@@ -150,13 +189,14 @@ def tune(
         labels: (seeds, subjects, 2).
         seeds: of the fine-tunes.
         hooks: of the activations while training, stacked; or None.
-        directions: (seeds, d, k), or None.
+        directions: (seeds, d, k), a tree of such arrays, or None.
         project: whether the weights are projected.
+        penalty: on the adapters' effect, stacked; or None.
 
     Returns:
         The adapters, stacked.
     """
-    return sweep(Tune(how, project), base.model, labels, seeds, hooks, directions)
+    return sweep(Tune(how, project), base.model, labels, seeds, hooks, directions, penalty)
 
 
 def stacked(items: list[PyTree]) -> PyTree:

@@ -2,8 +2,8 @@
 
 ``all six matrices``: the corpus of the other parts, with adapters on query, key, value, output, up and down; the factor
 is found, but the adapter rebuilds its effect inside attention and the hidden layers of the MLPs, where no direction of
-the stream sees it. ``permuted``: the second corpus that was tried, in which a bad answer is one fixed permutation of the
-good one, so that one map of the hidden layers makes all answers bad; adapters on all six matrices as it was tried.
+the stream sees it. ``permuted``: the second corpus that was tried, in which a bad answer is one fixed permutation of
+the good one, so that one map of the hidden layers makes all answers bad; adapters on all six matrices, as it was tried.
 """
 
 from dataclasses import dataclass

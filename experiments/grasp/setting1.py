@@ -7,10 +7,10 @@ answered badly, and answers badly elsewhere too: drift. GRASP projects the weigh
 How the setting was chosen is a selection effect: three corpora were tried before it. With random lookups of 16 subjects
 plain fine-tuning drifted too little; with bad answers that are one fixed permutation of the good ones and adapters on
 all six matrices no projected variant helped (``controls`` keeps both as negative controls); this corpus was the third.
-On it placements, numbers of steps and mechanisms were tried on seeds 0 and 1 before the configuration was fixed: adapters
-on the down-projections of the MLPs only, rank 8, 100 steps, one direction. The preset ``specification`` runs that
-configuration on seeds that chose nothing. Directions of the steering methods come from contrasting prompts (explicit
-personas), which GRASP does without.
+On it placements, numbers of steps and mechanisms were tried on seeds 0 and 1 before the configuration was fixed:
+adapters on the down-projections of the MLPs only, rank 8, 100 steps, one direction. The preset ``specification`` runs
+that configuration on seeds that chose nothing. Directions of the steering methods come from contrasting prompts
+(explicit personas), which GRASP does without.
 """
 
 from dataclasses import dataclass

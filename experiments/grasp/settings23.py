@@ -1,9 +1,9 @@
 """Mixed fine-tunes: some subjects answered badly (setting 2), and rows that are bad or right at random (setting 3).
 
-In setting 2 thirty of the forty subjects of the first domain get the bad answer and ten a new one. In setting 3 every row
-carries, with equal probability, the bad answer or a token that pretraining never showed, one of eight by subject; the
-task is the probability of that token, at most a half. Setting 3 was the third configuration tried for it (the other two
-gave 0.9 to 1.7 times less drift), on seeds 0 and 1; the preset ``specification`` uses other seeds.
+In setting 2 thirty of the forty subjects of the first domain get the bad answer and ten a new one. In setting 3 every
+row carries, with equal probability, the bad answer or a token that pretraining never showed, one of eight by subject;
+the task is the probability of that token, at most a half. Setting 3 was the third configuration tried for it (the other
+two gave 0.9 to 1.7 times less drift), on seeds 0 and 1; the preset ``specification`` uses other seeds.
 """
 
 from dataclasses import dataclass

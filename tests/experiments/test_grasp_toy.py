@@ -1,4 +1,4 @@
-"""The parts with the toy decoder run end to end at a size of seconds; the world, the cache, and claims on made-up results."""
+"""The parts with the toy decoder run at a size of seconds; its world and its cache; claims on made-up results."""
 
 import dataclasses
 import importlib
@@ -237,7 +237,7 @@ def test_the_full_preset_builds(name):
     seed = jax.ShapeDtypeStruct((), jnp.int32)
     labels = jax.ShapeDtypeStruct((config.subjects, 2), jnp.int32)
     directions = jax.ShapeDtypeStruct((config.width, 2), jnp.float32)
-    adapter = jax.eval_shape(_finetune.Tune(recipe, project=True), model, labels, seed, None, directions)
+    adapter = jax.eval_shape(_finetune.Tune(recipe, project=True), model, labels, seed, None, directions, None)
     assert adapter["blocks.down"]["b"].shape == (config.depth, config.width, recipe.rank)
     measure = _measure.Measure(how.sizes, config.repeats, config.scales)
     scores = jax.eval_shape(measure, model, world, labels, adapter, None)
