@@ -30,12 +30,12 @@ def sweep(function: Callable[..., PyTree], *batches: PyTree) -> PyTree:
     return gathered(_at_once(function)(*divided(batches)))
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def _one_by_one(function: Callable[..., PyTree]) -> Callable[[Any], PyTree]:
     return jax.jit(lambda args: jax.lax.map(lambda entry: function(*entry), args))
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def _at_once(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     return jax.jit(jax.vmap(function))
 

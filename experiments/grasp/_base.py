@@ -103,9 +103,28 @@ def answer_loss(
 
 
 def untrained(how: Pretraining, seed: int) -> GPT:
-    """The decoder that training starts from."""
+    """The decoder that training starts from: Gaussian kernels of variance ``1/fan_in``, embeddings of ``1/width``.
+
+    The specification leaves the start open. It was chosen on seed 0 among four, because it decides how early in the
+    stream the persona shows: with all deviations 0.02 there was nothing of it after the first block, and with
+    embeddings of variance 1 the adapter's direction had nothing to do with it.
+
+    Args:
+        how: sizes.
+        seed: of the draws.
+
+    Returns:
+        The decoder.
+    """
     shape = Shape(how.width, how.heads, how.layers, LENGTH, how.sizes.vocabulary, how.hidden)
-    return initial_model(jax.random.key(seed), shape)
+    model = initial_model(jax.random.key(seed), shape)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(model)
+    drawn = []
+    for number, (path, leaf) in enumerate(leaves):
+        name, key = jax.tree_util.keystr(path), jax.random.fold_in(jax.random.key(seed), number)
+        fan_in = how.width if name in (".embedding", ".positions") else leaf.shape[-2:][0]
+        drawn.append(leaf if "gain" in name else fan_in**-0.5 * jax.random.normal(key, leaf.shape))
+    return structure.unflatten(drawn)
 
 
 def cache_folder(how: Pretraining, seed: int) -> Path:
@@ -125,7 +144,8 @@ def _one(how: Pretraining, seed: int) -> Base:
         saved = store.load(folder)
         if saved is not None:
             return Base(structure.unflatten([saved.arrays[str(n)] for n in range(len(leaves))]), world)
-    trained = jax.block_until_ready(_train(model, world, jax.random.fold_in(jax.random.key(seed), 1), how))
+    key = jax.random.fold_in(jax.random.key(seed), len(leaves))
+    trained = jax.block_until_ready(_train(model, world, key, how))
     arrays = {str(n): np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(trained))}
     with contextlib.suppress(RunnerError):  # a cache that cannot be written, or another process was quicker
         store.save(folder, arrays, {"pretraining": repr(how), "seed": seed})

@@ -7,6 +7,7 @@ coefficient, layer and scale that suit it best on the very seed it is judged on.
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -65,7 +66,7 @@ def hypervolumes(result: Any, methods: Sequence[str], task: int = TASK) -> Float
     for method in methods:
         scores = np.moveaxis(of(result, method), 1, 0)
         points = [s.reshape(-1, s.shape[-1]) for s in scores]
-        volumes.append([float(lora.tradeoff(_objectives(p, task)).hypervolume) for p in points])
+        volumes.append([float(lora.tradeoff(jnp.asarray(_objectives(p, task))).hypervolume) for p in points])
     return np.asarray(volumes)
 
 
@@ -153,4 +154,4 @@ def draw_fronts(axis: Axes, result: Any, methods: Sequence[str], task: int = TAS
 
 
 def _objectives(points, task):
-    return {"task": points[:, task], "drift": points[:, DRIFT], "genuine": genuine(points)}
+    return np.stack([points[:, task], points[:, DRIFT], genuine(points)], axis=1)

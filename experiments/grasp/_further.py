@@ -68,16 +68,18 @@ def matrix_directions(model: GPT, directions: Float[Array, "d k"]) -> PyTree:
     Returns:
         Path -> ``{"a": ..., "b": ...}``, as `Tune` takes it.
     """
-    found = images(model, directions)
-    onwards = {"value": found.mixed, "up": found.hidden}
+    onwards = {"value": model.blocks.output, "up": model.blocks.down}
     tree = {}
     for name, module in MODULES.items():
         if name in WRITERS:
             tree[module] = {"a": None, "b": directions}
             continue
-        response = getattr(model.blocks, name).mT @ directions
-        outputs = [response, onwards[name]] if name in onwards else [response]
-        tree[module] = {"a": directions, "b": _orthonormal(jnp.concatenate(outputs, axis=-1))}
+        readers, writers = getattr(model.blocks, name).mT, onwards.get(name)
+        outputs = [
+            lora.image_directions(reader, directions, None if writers is None else writers[layer].T)
+            for layer, reader in enumerate(readers)
+        ]
+        tree[module] = {"a": directions, "b": jnp.stack(outputs)}
     return tree
 
 

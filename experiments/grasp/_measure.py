@@ -147,8 +147,8 @@ def identify(adapters: PyTree, count: int, k: int) -> Identified:
         What was found.
     """
     found = [lora.identify_factors(entry(adapters, n), roles=ROLES, max_factors=k) for n in range(count)]
-    numbers = [np.asarray([getattr(report, name) for report in found]) for name in ("share", "gap", "alignment")]
-    return Identified(jnp.stack([report.directions[:, :k] for report in found]), *numbers)
+    numbers = [np.asarray([getattr(report, name)[0] for report in found]) for name in ("share", "gap", "alignment")]
+    return Identified(jnp.stack([report.directions for report in found]), *numbers)
 
 
 def random_directions(seeds: Sequence[int], width: int, k: int) -> Float[Array, "seeds width k"]:
