@@ -154,11 +154,14 @@ def grasped(case: Case, directions: Array, *, cotangent: bool) -> PyTree:
     return tune(case.recipe, case.base, case.labels, case.seeds, hooks=hooks, directions=directions, project=True)
 
 
-def ablated_base(case: Case, directions: Array) -> np.ndarray:
-    """Scores of the untouched decoders while the directions are ablated, (seeds, scores)."""
-    first = [first_adapter(jax.random.key(0), entry(case.base.model, n), case.recipe) for n in range(len(case.seeds))]
-    how, nothing = case.measure._replace(scales=(1.0,)), stacked(first)
-    return measure(how, case.base, case.labels, nothing, hooks_of(lora.caft_hook, directions))[:, 0]
+def ablated_base(case: Case, directions: Array | None) -> np.ndarray:
+    """Scores of the untouched decoders, (seeds, scores), while the directions (None: no direction) are ablated."""
+    nothing = stacked(
+        [first_adapter(jax.random.key(0), entry(case.base.model, n), case.recipe) for n in range(len(case.seeds))]
+    )
+    hooks = None if directions is None else hooks_of(lora.caft_hook, directions)
+    # at all scales, which are the same here: so that no other program is compiled
+    return measure(case.measure, case.base, case.labels, nothing, hooks)[:, -1]
 
 
 def steering_hooks(case: Case, factor: Factor, layer: int, coefficient: float) -> Any:

@@ -16,7 +16,6 @@ that configuration on seeds that chose nothing. Directions of the steering metho
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -38,6 +37,7 @@ from experiments.grasp._methods import (
     GRASP_AB,
     NAIVE,
     RANDOM,
+    STEERING,
     Case,
     Factor,
     ablated_base,
@@ -58,8 +58,9 @@ METHODS = (*BASELINES, GRASP_A, GRASP_AB, RANDOM)
 class Config(Settings):
     """Settings of the comparison."""
 
+    methods: tuple[str, ...] = tuple(method for method in METHODS if method != STEERING)
     k: int = 1  # directions that are blocked
-    ablated: tuple[int, ...] = (1, 4)  # directions that are ablated in the untouched decoder, and blocked by GRASP
+    ablated: tuple[int, ...] = (4,)  # directions that are ablated in the untouched decoder, and blocked by GRASP
     coefficients: tuple[float, ...] = (0.5, 1.0)  # of steering, in units of the difference of the means
     blocks: tuple[int, ...] = (0, 1)  # after which the steering vector is added
 
@@ -67,10 +68,14 @@ class Config(Settings):
 PRESETS = {
     "quick": Config(),
     "specification": Config(
-        **SPECIFICATION, ablated=(1, 2, 4, 8), coefficients=(0.25, 0.5, 1.0, 2.0), blocks=(0, 1, 2)
+        **SPECIFICATION, methods=METHODS, ablated=(1, 2, 4, 8), coefficients=(0.25, 0.5, 1.0, 2.0), blocks=(0, 1, 2)
     ),
     "full": Config(
-        **FULL, ablated=(1, 2, 4, 8, 16), coefficients=(0.125, 0.25, 0.5, 1.0, 2.0, 4.0), blocks=(0, 1, 2, 3, 4, 5)
+        **FULL,
+        methods=METHODS,
+        ablated=(1, 2, 4, 8, 16),
+        coefficients=(0.125, 0.25, 0.5, 1.0, 2.0, 4.0),
+        blocks=(0, 1, 2, 3, 4, 5),
     ),
 }
 
@@ -115,17 +120,18 @@ class Result(NamedTuple):
 
 def run(config: Config, progress: Progress) -> Result:
     """Fine-tunes with every method from every seed."""
+    if 4 not in config.ablated:
+        raise ValueError(f"ablated is {config.ablated}; expected 4 among them, which the claims are about")
     base = bases(config, progress)
     what = case(config, base)
     adapters, found = naive(what, max(config.k, *config.ablated))
     sweeps = {"k": config.k, "layers": config.blocks, "coefficients": config.coefficients}
-    rows = compare(what, METHODS, adapters, found, progress, **sweeps)
+    rows = compare(what, config.methods, adapters, found, progress, **sweeps)
     clean = case(config, base, "other")
     clean_adapters = tune(clean.recipe, clean.base, clean.labels, clean.seeds)
     clean_found = factor(clean, clean_adapters, 1)
     clean_scores = measure(clean.measure, clean.base, clean.labels, clean_adapters)[:, -1]
     damage, blocked = _by_count(what, found, config, progress)
-    untouched = ablated_base(what, jnp.zeros((config.seeds, config.width, 0)))
     return Result(
         *table(rows),
         np.asarray(SCORES),
@@ -136,7 +142,7 @@ def run(config: Config, progress: Progress) -> Result:
         _spectrum(clean_found),
         clean_scores,
         np.asarray(config.ablated),
-        untouched,
+        ablated_base(what, None),
         damage,
         blocked,
         config.pretraining,
@@ -243,9 +249,10 @@ def _damage(result: Result) -> list[Claim]:
 
 def _paper(result: Result) -> list[Claim]:
     drift = least_drift(result, GRASP_AB, 0.98)
-    volumes = hypervolumes(result, (*BASELINES, GRASP_AB))
+    measured = [method for method in BASELINES if method in result.methods]
+    volumes = hypervolumes(result, (*measured, GRASP_AB))
     margin = volumes[-1] - volumes[:-1].max(axis=0)
-    rivals = np.asarray([least_drift(result, method, 0.98) for method in BASELINES])
+    rivals = np.asarray([least_drift(result, method, 0.98) for method in measured])
     return [
         Claim.at_most(
             "Complete removal: no bad answer elsewhere at some scale, with the task kept",
@@ -281,7 +288,7 @@ def figures(result: Result) -> dict[str, Figure]:
 
 def _fronts(result: Result) -> Figure:
     figure, axes = subplots(size=(7.2, 4.4))
-    draw_fronts(axes[0, 0], result, METHODS)
+    draw_fronts(axes[0, 0], result, [method for method in METHODS if method in result.methods])
     axes[0, 0].legend(fontsize=8)
     return figure
 
