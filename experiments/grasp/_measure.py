@@ -102,7 +102,7 @@ def measure(
 
 
 class Persona(NamedTuple):
-    """Difference of the means of the stream, bad minus good persona, where the answer is asked; equal by value.
+    """Difference of the means of the stream, bad minus good persona shown, everywhere in the prompt; equal by value.
 
     Attributes:
         sizes: of the world.
@@ -112,10 +112,10 @@ class Persona(NamedTuple):
     sizes: Sizes
     repeats: int
 
-    def __call__(self, model: GPT) -> Float[Array, "layers width"]:
-        """The difference after every block."""
+    def __call__(self, model: GPT) -> Float[Array, "layers length width"]:
+        """The difference after every block, at every token."""
         asked = probes(self.sizes, self.repeats, jax.random.key(PROBE_KEY))
-        bad, good = (jnp.mean(model.stream(tokens)[:, :, -1], axis=1) for tokens in (asked.minus, asked.plus))
+        bad, good = (jnp.mean(model.stream(tokens), axis=1) for tokens in (asked.minus, asked.plus))
         return bad - good
 
 
@@ -168,7 +168,8 @@ def cosines(directions: Array, persona: np.ndarray) -> Float[np.ndarray, "seeds 
         The cosines.
     """
     first = np.asarray(directions)[:, :, 0]
-    return np.abs(np.einsum("sd,sld->sl", first, persona)) / np.linalg.norm(persona, axis=-1)
+    length = np.maximum(np.linalg.norm(persona, axis=-1), 1e-30)
+    return np.abs(np.einsum("sd,sld->sl", first, persona)) / length
 
 
 def hooks_of(make: Any, *rows: Any) -> AtResiduals:

@@ -70,13 +70,16 @@ class Factor(NamedTuple):
 
     Attributes:
         found: in the naive adapters.
-        persona: difference of the means, bad minus good, after every block, (seeds, layers, d).
+        persona: difference of the means after every block, bad minus good, mean over the tokens of the prompt from the
+            persona's on, (seeds, layers, d).
         cosines: |cos| of the first direction found with it, (seeds, layers).
+        asked: the same with the difference where the answer is asked alone, (seeds, layers).
     """
 
     found: Identified
     persona: np.ndarray
     cosines: np.ndarray
+    asked: np.ndarray
 
 
 def decoders(how: Pretraining, first_seed: int, seeds: int, bases: int, progress: Progress) -> Base:
@@ -102,8 +105,9 @@ def naive(case: Case, k: int) -> tuple[PyTree, Factor]:
 def factor(case: Case, adapters: PyTree, k: int) -> Factor:
     """The factor found in adapters, beside the persona's direction."""
     found = identify(adapters, len(case.seeds), k)
-    persona = sweep(Persona(case.measure.sizes, case.measure.repeats), case.base.model)
-    return Factor(found, persona, cosines(found.directions, persona))
+    everywhere = sweep(Persona(case.measure.sizes, case.measure.repeats), case.base.model)
+    persona, asked = everywhere[:, :, 1:].mean(axis=2), everywhere[:, :, -1]
+    return Factor(found, persona, cosines(found.directions, persona), cosines(found.directions, asked))
 
 
 def compare(

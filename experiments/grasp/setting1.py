@@ -10,7 +10,9 @@ all six matrices no projected variant helped (``controls`` keeps both as negativ
 On it placements, numbers of steps and mechanisms were tried on seeds 0 and 1 before the configuration was fixed:
 adapters on the down-projections of the MLPs only, rank 8, 100 steps, one direction. The preset ``specification`` runs
 that configuration on seeds that chose nothing. Directions of the steering methods come from contrasting prompts
-(explicit personas), which GRASP does without.
+(explicit personas), which GRASP does without. They are means over the tokens of the prompt: on seed 0 the adapter's
+direction had |cos| 0.77 to 0.84 with the persona's after the first block at every token but the last, and 0.38 at the
+last, where the answer is asked; both are reported.
 """
 
 from dataclasses import dataclass
@@ -51,6 +53,7 @@ from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import COLORS, subplots
 
 SOURCE, PAPER = "specification, pass criteria", "abstract"
+ELSEWHERE = "the adapter pushes the persona's direction at the tokens before, from where attention fetches it"
 METHODS = (*BASELINES, GRASP_A, GRASP_AB, RANDOM)
 
 
@@ -89,7 +92,9 @@ class Result(NamedTuple):
         scores: (R, seeds, scales, scores) in the order of ``names``.
         names: of the scores.
         scales: of the adapter.
-        cosines: |cos| of the direction found with the persona's after every block, (seeds, layers).
+        cosines: |cos| of the direction found with the persona's after every block, the mean over the tokens of the
+            prompt, (seeds, layers).
+        asked: the same where the answer is asked alone.
         spectrum: share, gap and alignment of the entangled adapter, (3, seeds).
         clean_cosines: as ``cosines``, of a fine-tune on new answers without persona.
         clean_spectrum: as ``spectrum``, of the same.
@@ -107,6 +112,7 @@ class Result(NamedTuple):
     names: Any
     scales: Any
     cosines: Any
+    asked: Any
     spectrum: Any
     clean_cosines: Any
     clean_spectrum: Any
@@ -137,6 +143,7 @@ def run(config: Config, progress: Progress) -> Result:
         np.asarray(SCORES),
         np.asarray(config.scales),
         found.cosines,
+        found.asked,
         _spectrum(found),
         clean_found.cosines,
         _spectrum(clean_found),
@@ -170,12 +177,19 @@ def claims(result: Result) -> list[Claim]:
 
 
 def _identification(result: Result) -> list[Claim]:
-    best = result.cosines.max(axis=1)
     return [
         Claim.at_least(
-            "The adapter's leading direction is the persona's",
+            "The adapter's leading direction is the persona's, where the answer is asked",
             SOURCE,
-            best,
+            result.asked.max(axis=1),
+            0.75,
+            quantity="least over seeds of the best |cos| over depths",
+            known_not_to_hold=ELSEWHERE,
+        ),
+        Claim.at_least(
+            "The adapter's leading direction is the persona's, mean over the prompt",
+            "specification, pass criteria, with the mean over tokens",
+            result.cosines.max(axis=1),
             0.75,
             quantity="least over seeds of the best |cos| over depths",
         ),
@@ -299,6 +313,7 @@ def _found(result: Result) -> Figure:
     depth = np.arange(1, result.cosines.shape[1] + 1)
     for values, color, label in (
         (result.cosines, COLORS[0], "bad answers"),
+        (result.asked, COLORS[2], "bad answers, last token"),
         (result.clean_cosines, COLORS[1], "new answers, no persona"),
     ):
         left.plot(depth, values.T, "o-", color=color, alpha=0.4)

@@ -298,6 +298,7 @@ def grasp_result(**changed):
         "names": np.asarray(_measure.SCORES),
         "scales": np.ones(1),
         "cosines": np.array([[0.8, 0.7, 0.2]]),
+        "asked": np.array([[0.8, 0.7, 0.2]]),
         "spectrum": np.array([[0.5], [2.0], [0.5]]),
         "clean_cosines": np.full((1, 3), 0.1),
         "clean_spectrum": np.array([[0.6], [2.0], [0.5]]),
@@ -327,17 +328,18 @@ def with_scores(method, score, value):
 
 
 FAILURES = {
-    0: {"cosines": np.full((1, 3), 0.7)},
-    1: {"clean_cosines": np.full((1, 3), 0.5)},
-    2: {"clean_spectrum": np.full((3, 1), 0.1)},
-    3: with_scores(_methods.NAIVE, _measure.DRIFT, 0.1),
-    4: with_scores(_methods.GRASP_AB, _measure.TASK, 0.9),
-    5: with_scores(_methods.RANDOM, _measure.DRIFT, 0.1),
-    6: {"base_ablated": np.full((1, 1, 6), 0.95)},
-    7: {"blocked": np.full((1, 1, 6), 0.9)},
-    8: with_scores(_methods.GRASP_AB, _measure.DRIFT, 0.01),
-    9: with_scores(_methods.CAFT, _measure.DRIFT, -0.1),
-    10: with_scores(_methods.POSTHOC, _measure.DRIFT, -0.1),
+    0: {"asked": np.full((1, 3), 0.7)},
+    1: {"cosines": np.full((1, 3), 0.7)},
+    2: {"clean_cosines": np.full((1, 3), 0.5)},
+    3: {"clean_spectrum": np.full((3, 1), 0.1)},
+    4: with_scores(_methods.NAIVE, _measure.DRIFT, 0.1),
+    5: with_scores(_methods.GRASP_AB, _measure.TASK, 0.9),
+    6: with_scores(_methods.RANDOM, _measure.DRIFT, 0.1),
+    7: {"base_ablated": np.full((1, 1, 6), 0.95)},
+    8: {"blocked": np.full((1, 1, 6), 0.9)},
+    9: with_scores(_methods.GRASP_AB, _measure.DRIFT, 0.01),
+    10: with_scores(_methods.CAFT, _measure.DRIFT, -0.1),
+    11: with_scores(_methods.POSTHOC, _measure.DRIFT, -0.1),
 }
 
 
