@@ -52,7 +52,7 @@ class Result(NamedTuple):
         scores: (R, seeds, scales, scores) in the order of ``names``.
         names: of the scores.
         scales: of the adapter.
-        cosines: |cos| of the direction found with the persona's after every block, mean over tokens, (seeds, layers).
+        cosines: |cos| of the direction found with the persona's, mean over tokens, after each block, (seeds, layers).
     """
 
     methods: Any

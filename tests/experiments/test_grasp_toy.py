@@ -36,6 +36,7 @@ TINY = {
     "scales": (0.5, 1.0),
     "rank": 4,
     "steps": 3,
+    "rate": 1e-3,
     "warmup": 1,
 }
 SMALL = {
