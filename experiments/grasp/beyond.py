@@ -38,7 +38,7 @@ class Config(Settings):
 
 PRESETS = {
     "quick": Config(),
-    "specification": Config(**SPECIFICATION, weights=(0.1, 1.0, 10.0, 100.0), rounds=3),
+    "specification": Config(**(SPECIFICATION | {"bases": 2}), weights=(0.1, 1.0, 10.0), rounds=2),
     "full": Config(**FULL, weights=(0.01, 0.1, 1.0, 10.0, 100.0), rounds=4),
 }
 
@@ -52,7 +52,7 @@ class Result(NamedTuple):
         scores: (R, seeds, scales, scores) in the order of ``names``.
         names: of the scores.
         scales: of the adapter.
-        cosines: |cos| of the direction found with the persona's, mean over tokens, after each block, (seeds, layers).
+        cosines: |cos| of the direction found with the persona's, mean over tokens, after a block, (seeds, layers).
     """
 
     methods: Any

@@ -50,7 +50,7 @@ class Result(NamedTuple):
         scores: (2, R, seeds, scales, scores) in the order of ``names``.
         names: of the scores.
         scales: of the adapter.
-        cosines: |cos| of the direction found with the persona's, mean over tokens, after each block, (2, seeds, layers).
+        cosines: |cos| of the direction found with the persona's, mean over tokens, after a block, (2, seeds, layers).
     """
 
     places: Any

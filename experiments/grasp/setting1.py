@@ -71,7 +71,7 @@ class Config(Settings):
 PRESETS = {
     "quick": Config(),
     "specification": Config(
-        **SPECIFICATION, methods=METHODS, ablated=(1, 2, 4, 8), coefficients=(0.25, 0.5, 1.0, 2.0), blocks=(0, 1, 2)
+        **SPECIFICATION, methods=METHODS, ablated=(1, 2, 4, 8), coefficients=(0.5, 1.0), blocks=(0, 1, 2)
     ),
     "full": Config(
         **FULL,

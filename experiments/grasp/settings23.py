@@ -48,7 +48,7 @@ class Config(Settings):
 
 PRESETS = {
     "quick": Config(),
-    "specification": Config(**SPECIFICATION, coefficients=(0.25, 0.5, 1.0), blocks=(0, 1, 2)),
+    "specification": Config(**SPECIFICATION, coefficients=(0.5, 1.0), blocks=(0, 1)),
     "full": Config(**FULL, bad_subjects=96, coefficients=(0.125, 0.25, 0.5, 1.0, 2.0), blocks=(0, 1, 2, 3, 4, 5)),
 }
 
@@ -62,7 +62,7 @@ class Result(NamedTuple):
         scores: (2, R, seeds, scales, scores) in the order of ``names``.
         names: of the scores.
         scales: of the adapter.
-        cosines: |cos| of the direction found with the persona's, mean over tokens, after each block, (2, seeds, layers).
+        cosines: |cos| of the direction found with the persona's, mean over tokens, after a block, (2, seeds, layers).
     """
 
     methods: Any
