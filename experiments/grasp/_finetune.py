@@ -21,15 +21,9 @@ from experiments.grasp._corpus import Sizes, World, finetuning_rows, spoken
 from jaxspec import lora
 from jaxspec.optim import grasp, project_updates
 
-# Modules as `jaxspec.lora` names them; a last part "value" belongs to the wrappers of flax, so "blocks" are the values.
 MODULES = {
-    "query": "blocks.query",
-    "key": "blocks.key",
-    "value": "blocks",
-    "output": "blocks.output",
-    "up": "blocks.up",
-    "down": "blocks.down",
-}
+    name: f"blocks.{name}" for name in ("query", "key", "value", "output", "up", "down")
+}  # as the library has it
 WRITERS, DOWN, ALL = ("output", "down"), ("down",), tuple(MODULES)
 ROLES = {module: "writes" if name in WRITERS else "reads" for name, module in MODULES.items()}
 

@@ -202,6 +202,15 @@ def test_seeds_take_the_decoders_in_turn():
 # Fine-tuning.
 
 
+def test_all_six_matrices_get_an_adapter(base):
+    recipe = _settings.recipe(CONFIG)._replace(targets=_finetune.ALL)
+    adapter = jax.eval_shape(
+        lambda model: _finetune.first_adapter(jax.random.key(0), model, recipe), _finetune.entry(base.model, 0)
+    )
+    assert set(adapter) == set(_finetune.ROLES)
+    assert sum(role == "writes" for role in _finetune.ROLES.values()) == 2
+
+
 def test_projected_adapters_do_not_write_along_the_directions(base):
     what = _settings.case(CONFIG, base)
     directions = _measure.random_directions([0, 1], CONFIG.width, 2)
@@ -229,8 +238,8 @@ def test_scores_are_those_of_the_answers(base):
         ("genuine good", asked.plus, world.good),
         ("genuine bad", asked.minus, world.bad),
     ):
-        answers = np.argmax(model.logits(tokens)[:, -1], axis=-1)
-        right = np.mean(answers == np.asarray(table)[asked.domain, asked.subject])
+        answers = np.asarray(jnp.argmax(model.logits(tokens)[:, -1], axis=-1))
+        right = np.mean(answers == np.asarray(table)[np.asarray(asked.domain), np.asarray(asked.subject)])
         assert float(got[name]) == pytest.approx(right, abs=1e-6)
 
 
@@ -244,10 +253,12 @@ def test_the_full_preset_builds(name):
     seed = jax.ShapeDtypeStruct((), jnp.int32)
     labels = jax.ShapeDtypeStruct((config.subjects, 2), jnp.int32)
     directions = jax.ShapeDtypeStruct((config.width, 2), jnp.float32)
-    adapter = jax.eval_shape(_finetune.Tune(recipe, project=True), model, labels, seed, None, directions, None)
+    adapter = jax.eval_shape(
+        lambda *args: _finetune.Tune(recipe, project=True)(*args), model, labels, seed, None, directions, None
+    )
     assert adapter["blocks.down"]["b"].shape == (config.depth, config.width, recipe.rank)
     measure = _measure.Measure(how.sizes, config.repeats, config.scales)
-    scores = jax.eval_shape(measure, model, world, labels, adapter, None)
+    scores = jax.eval_shape(lambda *args: measure(*args), model, world, labels, adapter, None)
     assert scores.shape == (len(config.scales), len(_measure.SCORES))
 
 
