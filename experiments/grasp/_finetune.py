@@ -67,7 +67,7 @@ class AtResiduals(eqx.Module):
 class Penalty(NamedTuple):
     """A price on what the adapter does to the stream along directions, on prompts that nobody has labelled.
 
-    ``weight`` times the mean over prompts and blocks of ``|U^T (h - h_0)|^2``, where the answer is asked.
+    ``weight`` times the mean over prompts, tokens and blocks of ``|U^T (h - h_0)|^2``.
 
     Attributes:
         weight: of the penalty.
@@ -156,7 +156,7 @@ def _loss(adapter, model, labels, key, how, hook, penalty) -> Float[Array, ""]:
     if penalty is None:
         return loss
     said = spoken(jax.random.fold_in(key, 1), how.sizes, how.batch).tokens
-    moved = (tuned.stream(said) - model.stream(said))[:, :, -1] @ penalty.directions
+    moved = (tuned.stream(said) - model.stream(said)) @ penalty.directions
     return loss + penalty.weight * jnp.mean(jnp.sum(moved**2, axis=-1))
 
 

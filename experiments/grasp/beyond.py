@@ -32,14 +32,14 @@ class Config(Settings):
 
     rate: float = 1e-3
     k: int = 2  # directions that are blocked
-    weights: tuple[float, ...] = (1.0, 10.0)  # of the penalties, nats per squared unit of the stream
+    weights: tuple[float, ...] = (0.01, 0.1)  # of the penalties, nats per squared unit of the stream
     rounds: int = 2  # of identifying and blocking
 
 
 PRESETS = {
     "quick": Config(),
-    "specification": Config(**(SPECIFICATION | {"bases": 2}), weights=(0.1, 1.0, 10.0), rounds=2),
-    "full": Config(**FULL, weights=(0.01, 0.1, 1.0, 10.0, 100.0), rounds=4),
+    "specification": Config(**(SPECIFICATION | {"bases": 2}), weights=(0.01, 0.1, 1.0), rounds=2),
+    "full": Config(**FULL, weights=(0.001, 0.01, 0.1, 1.0, 10.0), rounds=4),
 }
 
 
