@@ -6,7 +6,7 @@ from jaxspec.lora.config import LoraConfig
 from jaxspec.lora.conversions import from_nnx_lora, join_layers, split_layers
 from jaxspec.lora.diagnostics import Reliance, Tradeoff, reliance, tradeoff
 from jaxspec.lora.directions import orthonormal_directions
-from jaxspec.lora.evidence import Evidence
+from jaxspec.lora.evidence import Evidence, PreExistence, pre_existence
 from jaxspec.lora.hooks import ablate, block_cotangent, block_hook, caft_hook, preventative_hook, steer
 from jaxspec.lora.identify import FactorReport, identify_factors
 from jaxspec.lora.layouts import kernel_layout, module_path
@@ -20,6 +20,7 @@ __all__ = [
     "FactorReport",
     "LoraConfig",
     "PeftAdapter",
+    "PreExistence",
     "Reliance",
     "Tradeoff",
     "ablate",
@@ -40,6 +41,7 @@ __all__ = [
     "merge",
     "module_path",
     "orthonormal_directions",
+    "pre_existence",
     "preventative_hook",
     "project_delta",
     "reliance",

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Key
 from jaxspec.chance import upper_p_value
 from jaxspec.linalg import decompositions, ordered
 from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
-from jaxspec.lora.selection import Roles, Side, stream_matrices
+from jaxspec.lora.roles import DEFAULT_ROLES, Roles
+from jaxspec.lora.selection import stream_matrices
 from jaxspec.lora.spectra import Leading, leading
 
 
@@ -34,92 +35,81 @@ class Evidence(NamedTuple):
     threshold: Float[Array, ""]
 
 
-def content(
+class PreExistence(NamedTuple):
+    """Whether the pretrained model uses the directions already; None where what it takes was not given.
+
+    Attributes:
+        content_w: ``u^T C_0 u / (tr C_0 / d)``, ``C_0 = sum W_0 W_0^T`` over the base model's writers.
+        content_r: the same with ``W_0^T W_0`` over its readers.
+        act: ``max_l u^T Cov(h_l) u / (tr Cov(h_l) / d)`` over depths.
+        pooled: sum of ``content_w`` and ``act``, each as the logarithm standardised by its null.
+    """
+
+    content_w: Evidence | None
+    content_r: Evidence | None
+    act: Evidence | None
+    pooled: Evidence | None
+
+
+def pre_existence(
     directions: Float[Array, "d k"],
-    base: Mapping[str, Any],
-    roles: Roles,
     *,
-    side: Side,
-    key: Key[Array, ""],
+    base: Mapping[str, Any] | None = None,
+    activations: Any = None,
+    roles: Roles = DEFAULT_ROLES,
+    default_role: str | None = None,
+    key: Key[Array, ""] | None = None,
     alpha: float = 0.01,
     draws: int = 999,
-    default_role: str | None = None,
-) -> Evidence | None:
-    r"""``u^T C_0 u / (tr C_0 / d)``, ``C_0 = sum W_0 W_0^T`` over the base model's writers (readers: ``W_0^T W_0``).
+) -> PreExistence:
+    r"""What the base weights write and read along directions, how the stream varies there, and both pooled.
+
+    A latent factor that the model uses is written by many of its matrices, and varies from prompt to prompt where the
+    answer is decided. Take the states at the last token of every prompt: over all tokens the identity of the token
+    drowns it. The null of every statistic are the same isotropic unit vectors, so that sums of them have one too.
 
     Args:
         directions: unit columns.
         base: path to base weights, (*batch, out, in), as in an adapter; matrices that carry no adapter count too.
+        activations: states of the stream on prompts without labels, (*samples, d), at least two; or a sequence of such
+            arrays, one for every depth, such as after each block: a factor turns with depth, and may show early only.
+            Then the largest value over depths counts, in the null as well.
         roles: as in `identify_factors`.
-        side: ``"writes"`` or ``"reads"``.
-        key: random key of the null, isotropic unit vectors.
-        alpha: level of ``threshold``.
-        draws: number of random directions (static).
         default_role: as in `identify_factors`.
-
-    Returns:
-        The evidence; None if ``base`` holds no matrix of that side and width.
-
-    Raises:
-        ValueError: base weights that are not finite, or of unknown role.
-        TypeError: not real floating point.
-    """
-    width = directions.shape[0]
-    shapes = {path: jnp.shape(w) for path, w in base.items() if jnp.ndim(w) >= 2}
-    try:
-        found, _ = stream_matrices(shapes, roles, side=side, width=width, default_role=default_role)
-    except ValueError as error:
-        if "select no matrix" in str(error):
-            return None
-        raise
-    probes = _with_random(directions, key, draws)
-    forms, trace = jnp.zeros(probes.shape[1], probes.dtype), jnp.zeros((), probes.dtype)
-    scale = max(float(jnp.max(jnp.abs(base[matrix.path]))) for matrix in found) or 1.0
-    for matrix in found:
-        w = jnp.asarray(base[matrix.path])
-        compute_dtype(w, f"base weight {matrix.path}")
-        form, own = _forms(w, probes, scale, matrix.side == "writes")
-        if not bool(jnp.isfinite(own)):
-            raise ValueError(f"base weight {matrix.path} holds entries that are not finite")
-        forms, trace = forms + form, trace + own
-    return _among(forms * width / jnp.where(trace == 0, 1, trace), directions.shape[1], alpha)
-
-
-def activity(
-    directions: Float[Array, "d k"],
-    activations: Any,
-    *,
-    key: Key[Array, ""],
-    alpha: float = 0.01,
-    draws: int = 999,
-) -> Evidence:
-    r"""``u^T Cov(h) u / (tr Cov(h) / d)`` of the stream on prompts without labels.
-
-    Args:
-        directions: unit columns.
-        activations: states of the stream ``h``, (*batch, d), at least two.
-        key: random key of the null, isotropic unit vectors.
-        alpha: level of ``threshold``.
+        key: random key of the null; default ``jax.random.key(0)``.
+        alpha: level of the thresholds.
         draws: number of random directions (static).
 
     Returns:
         The evidence.
 
     Raises:
-        ValueError: another width, fewer than two states, or entries that are not finite.
+        ValueError: base weights or states that are not finite, weights of unknown role, states of another width, fewer
+            than two of them.
         TypeError: not real floating point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> u = jnp.eye(16)[:, :1]
+        >>> found = pre_existence(u, base={"mlp.down_proj": jnp.eye(16).at[0, 0].set(5.0)})
+        >>> round(float(found.content_w.value[0]), 1), float(found.content_w.p_value[0])
+        (10.0, 0.001)
     """
-    h = jnp.asarray(activations)
-    h = h.astype(compute_dtype(h, "activations"))
-    width = directions.shape[0]
-    if h.ndim < 2 or h.shape[-1] != width or h.size < 2 * width:
-        raise ValueError(f"activations has shape {h.shape}; expected (*batch, {width}), at least two states")
-    h = h.reshape(-1, width)
-    if not bool(jnp.all(jnp.isfinite(h))):
-        raise ValueError("activations holds entries that are not finite")
-    h = h / power_of_two_scale(h)
-    form, trace = _forms(h - jnp.mean(h, axis=0), _with_random(directions, key, draws), 1.0, False)
-    return _among(form * width / jnp.where(trace == 0, 1, trace), directions.shape[1], alpha)
+    key = jax.random.key(0) if key is None else key
+    k = directions.shape[1]
+    probes = _with_random(directions, key, draws)
+    raw = dict.fromkeys(PreExistence._fields)
+    if base is not None:
+        for name, side in (("content_w", "writes"), ("content_r", "reads")):
+            raw[name] = _content(probes, base, roles, side, default_role)
+    if activations is not None:
+        depths = activations if isinstance(activations, Sequence) else [activations]
+        if not depths:
+            raise ValueError("activations is empty; expected at least one depth")
+        raw["act"] = jnp.max(jnp.stack([_variances(h, probes) for h in depths]), axis=0)
+    if raw["content_w"] is not None and raw["act"] is not None:
+        raw["pooled"] = _standardised(raw["content_w"], k) + _standardised(raw["act"], k)
+    return PreExistence(**{name: None if x is None else _among(x, k, alpha) for name, x in raw.items()})
 
 
 def against_references(
@@ -173,6 +163,47 @@ def _forms(w: Array, probes: Array, scale: float | Array, rows: bool) -> tuple[A
     w = w.reshape(-1, *w.shape[-2:]).astype(jnp.promote_types(w.dtype, probes.dtype)) / scale
     images = jnp.einsum("lmn,mp->lnp" if rows else "lmn,np->lmp", w, probes, precision="highest")
     return jnp.sum(images * images, axis=(0, 1)), jnp.sum(w * w)
+
+
+def _content(probes, base, roles, side, default_role):
+    """Quadratic form of every probe over its mean; None without a matrix of that side and width."""
+    width = probes.shape[0]
+    shapes = {path: jnp.shape(w) for path, w in base.items() if jnp.ndim(w) >= 2}
+    found = stream_matrices(shapes, roles, side=side, width=width, default_role=default_role, none_is_an_error=False)[0]
+    if not found:
+        return None
+    forms, trace = jnp.zeros(probes.shape[1], probes.dtype), jnp.zeros((), probes.dtype)
+    scale = max(float(jnp.max(jnp.abs(base[matrix.path]))) for matrix in found) or 1.0
+    for matrix in found:
+        w = jnp.asarray(base[matrix.path])
+        compute_dtype(w, f"base weight {matrix.path}")
+        form, own = _forms(w, probes, scale, side == "writes")
+        if not bool(jnp.isfinite(own)):
+            raise ValueError(f"base weight {matrix.path} holds entries that are not finite")
+        forms, trace = forms + form, trace + own
+    return forms * width / jnp.where(trace == 0, 1, trace)
+
+
+def _standardised(values, k):
+    """Logarithms by the mean and the deviation of the null's; a value of zero is far below all."""
+    logs = jnp.log(jnp.maximum(values, jnp.finfo(values.dtype).tiny))
+    null = logs[k:]
+    deviation = jnp.std(null)
+    return (logs - jnp.mean(null)) / jnp.where(deviation == 0, 1, deviation)
+
+
+def _variances(activations, probes):
+    h = jnp.asarray(activations)
+    h = h.astype(compute_dtype(h, "activations"))
+    width = probes.shape[0]
+    if h.ndim < 2 or h.shape[-1] != width or h.size < 2 * width:
+        raise ValueError(f"activations has shape {h.shape}; expected (*batch, {width}), at least two states")
+    h = h.reshape(-1, width)
+    if not bool(jnp.all(jnp.isfinite(h))):
+        raise ValueError("activations holds entries that are not finite")
+    h = h / power_of_two_scale(h)
+    form, trace = _forms(h - jnp.mean(h, axis=0), probes, 1.0, False)
+    return form * width / jnp.where(trace == 0, 1, trace)
 
 
 def _with_random(directions, key, draws):

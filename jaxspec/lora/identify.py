@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxspec.lora.adapters import Adapter, Scale
-from jaxspec.lora.evidence import Evidence, activity, against_references, content
+from jaxspec.lora.evidence import Evidence, against_references, pre_existence
 from jaxspec.lora.roles import DEFAULT_ROLES, Roles
 from jaxspec.lora.selection import Side, Stack, by_path, per_matrix, stacked
 from jaxspec.lora.spectra import alignments, leading, one_below_the_other, own_directions, shares, thin_factor, weighted
@@ -40,9 +40,10 @@ class FactorReport(eqx.Module):
         pvalues: of the alignment among independent isotropic directions, (k,).
         n_factors: number of directions before the first that fails a test, ().
         per_leaf_alignment: ``||u_j^T Delta W_l|| / ||Delta W_l||_F`` by path, (*batch, k).
-        content_w: ``u^T C_0 u / (tr C_0 / d)`` over the base model's writers, among random directions; or None.
-        content_r: the same over its readers; or None.
-        act: ``u^T Cov(h) u / (tr Cov(h) / d)`` of the activations, among random directions; or None.
+        content_w: with ``base``, ``u^T C_0 u / (tr C_0 / d)`` over the base model's writers, among random directions.
+        content_r: the same over its readers.
+        act: with ``activations``, ``u^T Cov(h) u / (tr Cov(h) / d)``, the largest over depths.
+        pooled: with both, the sum of ``content_w`` and ``act`` as standardised logarithms.
         reference: ``u^T C u / max_i u^T C_i u`` against the control adapters, among these; or None.
         layer_directions: with ``per_layer``, leading directions of every matrix by itself, by path, (*batch, d, k).
         layer_strengths: their singular values, (*batch, k).
@@ -64,6 +65,7 @@ class FactorReport(eqx.Module):
     content_w: Evidence | None
     content_r: Evidence | None
     act: Evidence | None
+    pooled: Evidence | None
     reference: Evidence | None
     layer_directions: dict[str, Float[Array, "..."]] | None
     layer_strengths: dict[str, Float[Array, "..."]] | None
@@ -78,8 +80,12 @@ class FactorReport(eqx.Module):
 
     @property
     def pre_existing(self) -> Bool[Array, " k"] | None:
-        """Whether the base model's writers write along a direction more than chance has it; None without them."""
-        return None if self.content_w is None else self.content_w.p_value <= self.alpha
+        """Whether the base model uses a direction more than chance has it, by ``pooled`` or else ``content_w``.
+
+        None without base weights. Evidence, not a verdict.
+        """
+        evidence = self.content_w if self.pooled is None else self.pooled
+        return None if evidence is None else evidence.p_value <= self.alpha
 
 
 def identify_factors(
@@ -129,7 +135,8 @@ def identify_factors(
         per_layer: also find the leading directions of every matrix by itself (static).
         base: base weights by path, (*batch, out, in), for the evidence that the model uses the direction already. Needs
             concrete arrays, as ``activations`` does.
-        activations: states of the stream (*samples, d) on prompts without labels, for the same.
+        activations: states of the stream (*samples, d) on prompts without labels, at the tokens after which an answer
+            follows; or a sequence of such arrays, one for every depth. See `pre_existence`.
         key: randomness of the nulls; default ``jax.random.key(0)``.
         engine: ``"gram"``, ``"subspace"``, or the first up to 1024 columns and the second beyond (static).
         draws: number of draws of the alignment's null (static); p-values are never below ``1 / (1 + draws)``.
@@ -165,7 +172,7 @@ def identify_factors(
     controls = [
         stacked(each, scale, roles, side=side, width=d, default_role=default_role)[0] for each in _as_list(reference)
     ]
-    keys = dict(zip(("start", "null", "content", "act"), jax.random.split(key, 4), strict=True))
+    keys = dict(zip(("start", "null", "evidence"), jax.random.split(key, 3), strict=True))
     numbers = jnp.asarray(alpha), jnp.asarray(ratio)
     options = weight if isinstance(weight, str) else "given", engine, max_factors, draws, per_layer
     given = None if isinstance(weight, str) else [per_matrix("weight", weight, stack) for stack in stacks]
@@ -178,15 +185,17 @@ def identify_factors(
         found = eqx.error_if(found, overflow, "adapter holds entries that are not finite")
     elif overflow:
         raise ValueError("adapter overflows: b a has entries that are not finite")
-    shared = {"directions": found["directions"], "alpha": alpha, "default_role": default_role}
-    sides = {
-        name: None if base is None else content(base=base, roles=roles, side=each, key=keys["content"], **shared)
-        for name, each in (("content_w", "writes"), ("content_r", "reads"))
-    }
-    del shared["default_role"]
-    act = None if activations is None else activity(activations=activations, key=keys["act"], **shared)
+    evidence = pre_existence(
+        found["directions"],
+        base=base,
+        activations=activations,
+        roles=roles,
+        default_role=default_role,
+        key=keys["evidence"],
+        alpha=alpha,
+    )
     notes = _notes(adapter, stacks, found["strengths"] if concrete else None, controls, alpha)
-    return FactorReport(**found, **sides, act=act, notes=notes)
+    return FactorReport(**found, **evidence._asdict(), notes=notes)
 
 
 _BY_PATH = ("per_leaf_alignment", "layer_directions", "layer_strengths")

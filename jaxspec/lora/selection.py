@@ -77,7 +77,8 @@ def stream_matrices(
     side: Side,
     width: int | None = None,
     default_role: str | None = None,
-) -> tuple[list[Matrix], int]:
+    none_is_an_error: bool = True,
+) -> tuple[list[Matrix], int | None]:
     """Matrices with the given side on a stream of the given width.
 
     Args:
@@ -87,6 +88,7 @@ def stream_matrices(
         side: side of interest; a role ``"both"`` counts on either side.
         width: of the stream; default the only one that occurs.
         default_role: role of the paths that ``roles`` does not know.
+        none_is_an_error: whether it is an error that there is none.
 
     Returns:
         The matrices in the order of ``shapes``, and the width.
@@ -104,7 +106,7 @@ def stream_matrices(
     if unknown:
         raise ValueError(f"roles does not know {unknown}, which may be on the stream; give their role, or default_role")
     found = [matrix for matrix in found if _stream_side(matrix) == width]
-    if not found:
+    if not found and none_is_an_error:
         raise ValueError(f"roles select no matrix that {side} with width {width}; paths are {list(shapes)}")
     return found, width
 

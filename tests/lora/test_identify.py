@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from jaxspec.lora import identify_factors
-from jaxspec.lora.evidence import activity, content
+from jaxspec.lora import identify_factors, pre_existence
 
 D, RANK, IN, LAYERS = 48, 4, 20, 6
 WRITES = {f"layers.{i}.down": "writes" for i in range(LAYERS)}
@@ -234,6 +233,8 @@ def test_the_model_s_use_of_a_direction_is_told_with_a_p_value():
     assert bool(report.pre_existing[0])
     assert not bool(quiet.pre_existing[0])
     assert quiet.act is None
+    assert quiet.pooled is None
+    assert float(report.pooled.p_value[0]) == pytest.approx(1e-3)
     assert identify_factors(adapter, roles=roles).pre_existing is None
     draws = rng.normal(size=(D, 20000))
     draws /= np.linalg.norm(draws, axis=0)
@@ -241,19 +242,47 @@ def test_the_model_s_use_of_a_direction_is_told_with_a_p_value():
     np.testing.assert_allclose(report.content_w.threshold, np.quantile(null, 0.99), rtol=0.15)
 
 
-def test_content_does_not_depend_on_the_scale_of_the_base():
+def test_activity_is_the_largest_over_depths():
     rng = np.random.default_rng(0)
-    base = {"w": as_float(rng.normal(size=(D, 30)))}
     u = jnp.eye(D)[:, :2]
-    key = jax.random.key(0)
-    values = [
-        content(u, {"w": c * base["w"]}, {"w": "writes"}, side="writes", key=key).value for c in (1e-18, 1.0, 1e18)
+    early, late = (as_float(rng.normal(size=(60, D)) * np.where(np.arange(D) == j, 4.0, 1.0)) for j in (0, 5))
+    alone = [pre_existence(u, activations=h).act for h in (early, late)]
+    both = pre_existence(u, activations=[early, late]).act
+    np.testing.assert_allclose(both.value, np.maximum(alone[0].value, alone[1].value), rtol=1e-6)
+    assert float(both.threshold) >= max(float(one.threshold) for one in alone)
+    assert float(both.p_value[0]) < 0.01 < float(both.p_value[1])
+
+
+def test_evidence_does_not_depend_on_the_scale_of_the_base():
+    rng = np.random.default_rng(0)
+    base, states = {"w": as_float(rng.normal(size=(D, 30)))}, as_float(rng.normal(size=(50, D)))
+    u = jnp.eye(D)[:, :2]
+    found = [
+        pre_existence(u, base={"w": c * base["w"]}, activations=c * states, roles={"w": "writes"})
+        for c in (1e-18, 1.0, 1e18)
     ]
-    np.testing.assert_allclose(values[0], values[1], rtol=1e-5)
-    np.testing.assert_allclose(values[2], values[1], rtol=1e-5)
-    assert content(u, base, {"w": "writes"}, side="reads", key=key) is None
-    states = as_float(rng.normal(size=(50, D)))
-    np.testing.assert_allclose(activity(u, 1e18 * states, key=key).value, activity(u, states, key=key).value, rtol=1e-4)
+    for name in ("content_w", "act", "pooled"):
+        values = [getattr(one, name) for one in found]
+        for value in values:
+            np.testing.assert_allclose(value.value, values[1].value, rtol=1e-3)
+            np.testing.assert_allclose(value.p_value, values[1].p_value, atol=0.005)
+    assert found[0].content_r is None
+
+
+def test_pooled_evidence_sees_what_neither_part_does():
+    """A direction at about the 95 % point of both nulls is beyond the 99 % point of their sum."""
+    rng = np.random.default_rng(1)
+    u = np.linalg.qr(rng.normal(size=(D, 1)))[0]
+    spread = lambda c: rng.normal(size=(400, D)) + c * rng.normal(size=(400, 1)) * u[:, 0]  # noqa: E731
+    found = pre_existence(
+        as_float(u), base={"w": as_float(spread(0.9).T)}, activations=as_float(spread(0.9)), roles={"w": "writes"}
+    )
+    assert float(found.pooled.p_value[0]) <= min(float(found.content_w.p_value[0]), float(found.act.p_value[0]))
+    assert float(found.pooled.p_value[0]) < 0.01
+    nothing = pre_existence(
+        as_float(u), base={"w": as_float(spread(0.0).T)}, activations=as_float(spread(0.0)), roles={"w": "writes"}
+    )
+    assert float(nothing.pooled.p_value[0]) > 0.01
 
 
 def test_runs_under_jit_and_vmap_without_compiling_for_new_numbers(adapter):

@@ -45,6 +45,7 @@ GOOD = {"one": leaf(), "two": leaf(seed=1)}
         (GOOD, {"base": {"w": jnp.full((D, 3), jnp.inf)}}, "base weight w holds entries that are not finite"),
         (GOOD, {"activations": jnp.ones((4, D + 1))}, r"activations has shape \(4, 9\)"),
         (GOOD, {"activations": jnp.ones((1, D))}, "at least two states"),
+        (GOOD, {"activations": []}, "activations is empty"),
         (GOOD, {"activations": jnp.full((4, D), jnp.nan)}, "activations holds entries that are not finite"),
         (GOOD, {"reference": {"one": leaf(out=6)}}, "with width 8"),
         ({"one": {"a": 1e30 * leaf()["a"], "b": 1e30 * leaf()["b"]}}, {}, "overflows"),
