@@ -68,6 +68,11 @@ def pre_existence(
     answer is decided. Take the states at the last token of every prompt: over all tokens the identity of the token
     drowns it. The null of every statistic are the same isotropic unit vectors, so that sums of them have one too.
 
+    Measured on small decoders with a latent persona, shares with p <= 0.01 among adapters that are entangled with it |
+    among clean ones with new answers: five decoders that chose nothing, 30 adapters of each kind: ``content_w`` 0.63 |
+    0, ``act`` 0.90 | 0, ``pooled`` 0.83 | 0, ``content_r`` 1 | 0.57. Four others, 32 of each: 0.72 | 0, 0.88 | 0.22,
+    1 | 0, 0.81 | 0.84; they had a say in the choice of ``pooled``. Evidence, not a verdict.
+
     Args:
         directions: unit columns.
         base: path to base weights, (*batch, out, in), as in an adapter; matrices that carry no adapter count too.
