@@ -1,6 +1,6 @@
 """What else may stop an adapter on all six matrices from rebuilding the factor inside attention and hidden layers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -84,21 +84,27 @@ def matrix_directions(model: GPT, directions: Float[Array, "d k"]) -> PyTree:
 
 
 def further_rows(
-    case: Case, directions: Float[Array, "seeds d k"], weights: Sequence[float], rounds: int, advance
+    case: Case,
+    methods: Sequence[str],
+    directions: Float[Array, "seeds d k"],
+    weights: Sequence[float],
+    rounds: int,
+    advance: Callable[[], None],
 ) -> list[Row]:
-    """Scores of every further method.
+    """Scores of the further methods.
 
     Args:
         case: what to train, with adapters on all six matrices.
+        methods: names.
         directions: found in the naive adapters.
         weights: of the penalties.
         rounds: of identifying and blocking, after the first.
-        advance: called after every method.
+        advance: called after every fine-tune.
 
     Returns:
         One row for each variant.
     """
-    seeds, rows = range(len(case.seeds)), []
+    count, rows = len(case.seeds), []
 
     def add(method, variant, **how):
         adapters = tune(case.recipe, case.base, case.labels, case.seeds, **how)
@@ -106,28 +112,25 @@ def further_rows(
         advance()
         return adapters
 
-    models = [entry(case.base.model, n) for n in seeds]
-    inner = stacked([images(model, directions[n]) for n, model in zip(seeds, models, strict=True)])
-    everywhere = Everywhere(directions, inner)
-    trees = stacked([matrix_directions(model, directions[n]) for n, model in zip(seeds, models, strict=True)])
-    add(HIDDEN, "", hooks=everywhere, directions=directions, project=True)
-    add(MATRICES, "", hooks=everywhere, directions=trees, project=True)
-    whole = jnp.broadcast_to(jnp.eye(directions.shape[1]), (len(seeds), *(directions.shape[1],) * 2))
-    for method, blocked in ((PENALTY, directions), (WHOLE, whole)):
-        for weight in weights:
-            price = Penalty(jnp.full(len(seeds), weight), blocked)
-            add(method, f"{weight:g}", penalty=price)
-    for number in range(rounds):
-        adapters = add(
-            ITERATED,
-            f"round {number + 1}",
-            hooks=hooks_of(lora.block_hook, directions),
-            directions=directions,
-            project=True,
-        )
-        again = identify(adapters, len(seeds), 2).directions
-        both = jnp.concatenate([directions, again], axis=-1)
-        directions = jnp.stack([lora.orthonormal_directions(both[n]) for n in seeds])
+    models = [entry(case.base.model, n) for n in range(count)]
+    everywhere = Everywhere(
+        directions, stacked([images(model, u) for model, u in zip(models, directions, strict=True)])
+    )
+    if HIDDEN in methods:
+        add(HIDDEN, "", hooks=everywhere, directions=directions, project=True)
+    if MATRICES in methods:
+        trees = stacked([matrix_directions(model, u) for model, u in zip(models, directions, strict=True)])
+        add(MATRICES, "", hooks=everywhere, directions=trees, project=True)
+    width = directions.shape[1]
+    whole = jnp.broadcast_to(jnp.eye(width), (count, width, width))
+    for method, priced in ((PENALTY, directions), (WHOLE, whole)):
+        for weight in weights if method in methods else ():
+            add(method, f"{weight:g}", penalty=Penalty(jnp.full(count, weight), priced))
+    for number in range(rounds if ITERATED in methods else 0):
+        hooks = hooks_of(lora.block_hook, directions)
+        adapters = add(ITERATED, f"{number + 1}", hooks=hooks, directions=directions, project=True)
+        both = jnp.concatenate([directions, identify(adapters, count, 2).directions], axis=-1)
+        directions = jnp.stack([lora.orthonormal_directions(columns) for columns in both])
     return rows
 
 
