@@ -119,7 +119,7 @@ def further_rows(
     if HIDDEN in methods:
         add(HIDDEN, "", hooks=everywhere, directions=directions, project=True)
     if MATRICES in methods:
-        trees = stacked([matrix_directions(model, u) for model, u in zip(models, directions, strict=True)])
+        trees = stacked([matrix_directions(model, u) for model, u in pairs])
         add(MATRICES, "", hooks=everywhere, directions=trees, project=True)
     width = directions.shape[1]
     whole = jnp.broadcast_to(jnp.eye(width), (count, width, width))
