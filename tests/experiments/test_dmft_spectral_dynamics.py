@@ -48,6 +48,27 @@ SMALL = {
         "steps": 3,
         "points": 20,
     },
+    "variants": {
+        "dimension": 12,
+        "seeds": 2,
+        "steps": 10,
+        "recorded": (9, 10),
+        "edge_dimension": 12,
+        "relu_sites": 400,
+        "relu_width": 12,
+        "relu_seeds": 2,
+    },
+    "finite_size": {
+        "small": 8,
+        "small_seeds": 3,
+        "sizes": (12,),
+        "seeds": 2,
+        "recorded": (4, 10),
+        "inputs": 10,
+        "widths": (1.0, 16.0),
+        "steps": 3,
+    },
+    "checkpoint": {"seeds": 1, "outputs": (1, 10), "images": 30, "width": 24, "steps": 3},
 }
 LEAST_CLAIMS = 3
 OTHER_IN_FULL = ()
@@ -135,9 +156,82 @@ def many_outputs(worse):
     )
 
 
-@pytest.mark.parametrize(
-    "make", [outliers_linear, outliers_tanh, escape, width, stability, transfer, many_outputs], ids=lambda f: f.__name__
-)
+def variants(worse):
+    theory = np.tile([1.9, 2.0, 2.01, 2.01], (5, 1))
+    simulated = np.repeat(theory[:, None], 2, axis=1) * (1.1 if worse else 1.001)
+    paths = np.array([[1.0, 0.5, 0.2, 0.1, 0.1, 0.1], [1.0, 0.5, 0.1, 0.2, 0.1, 0.2], [1.0, 0.5, 0.3, 0.2, 0.1, 0.2]])
+    found = np.repeat(paths[:, None], 2, axis=1)
+    if worse:
+        found = found + np.array([0, 0.3, 0, 0.3, 0.3, 0])
+    else:
+        found[2, :, -1] += 0.3
+    outputs = np.ones((3, 2))
+    relu = np.repeat(outputs[None], 2, axis=0) * (1.2 if worse else 1.0)
+    return (
+        np.arange(1, 5),
+        theory,
+        np.full((5, 4), 0.6),
+        np.ones((5, 4)),
+        simulated,
+        np.array([0.2, 0.25, 0.3]),
+        paths,
+        found,
+        np.ones((3, 4)),
+        outputs,
+        relu,
+        np.asarray(2.0),
+        np.full(2, 2.2 if worse else 2.01),
+    )
+
+
+def finite_size(worse):
+    theory, ones = np.array([2.0, 2.0]), np.ones((1, 2))
+    widths = np.array([1.0, 16.0])
+    limit = np.array([1.0, 2.0])
+    return (
+        np.array([4, 16]),
+        theory,
+        np.array([100]),
+        0.1 * ones,
+        (0.2 if worse else 0.11) * ones,
+        0.01 * ones,
+        0.005 * ones,
+        (2.5 if worse else 2.01) * ones,
+        np.array([0.1, 0.13]),
+        widths,
+        np.array([0.5, 0.4]) if worse else 0.16 / widths,
+        np.ones((2, 2)),
+        limit,
+    )
+
+
+def checkpoint(worse):
+    counts = np.array([[1, 1], [9, 10], [60, 61]])
+    ones = np.ones((3, 2))
+    return (
+        np.array([1, 10, 64]),
+        (1.0 if worse else 0.2) * ones,
+        (5 if worse else 0) * ones,
+        counts[::-1] - (1 if worse else 0) if worse else counts,
+        (0.2 if worse else 0.02) * ones,
+        (1.2 if worse else 0.98) * ones,
+        np.ones((3, 4)),
+        np.asarray(2.0),
+        np.ones(4),
+        np.array([0.0, 2.0]),
+        np.asarray(10),
+        np.ones(3),
+        np.ones(3),
+        np.asarray(1e-3 if worse else 0.0),
+    )
+
+
+PARTS = [
+    outliers_linear, outliers_tanh, escape, width, stability, transfer, many_outputs, variants, finite_size, checkpoint,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", PARTS, ids=lambda f: f.__name__)
 def test_claims_tell_right_from_wrong(make):
     assert verdicts(make.__name__, make(False)) == {Verdict.HOLDS}
     assert Verdict.FAILS in verdicts(make.__name__, make(True))
@@ -148,3 +242,17 @@ def test_settled_needs_a_margin_and_a_quiet_step():
     assert found.tolist() == [False, False, True, False, False]
     assert _theory.spread([1.0, 3.0]) == pytest.approx(1)
     np.testing.assert_allclose(_theory.deviation(np.array([2.0]), np.array([[1.0], [4.0]])), 0.75)
+
+
+def test_a_matrix_of_ones_own_is_shown(tmp_path):
+    from safetensors.numpy import save_file
+
+    module = importlib.import_module("experiments.dmft_spectral_dynamics.checkpoint")
+    matrix = np.random.default_rng(0).standard_normal((40, 30)).astype(np.float32) + 1
+    save_file({"w": matrix, "bias": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
+    own = {"checkpoint": str(tmp_path / "model.safetensors"), "tensor": "w"}
+    shown, bulk, error = module._checkpoint(module.Config(**own), None)
+    np.testing.assert_allclose(shown, np.linalg.svd(matrix, compute_uv=False), rtol=1e-4)
+    assert (int(bulk.count), error) == (1, 0)
+    with pytest.raises(ValueError, match="tensor bias has shape"):
+        module._checkpoint(module.Config(**(own | {"tensor": "bias"})), None)
