@@ -22,8 +22,10 @@ class Config:
     """Settings of the runs."""
 
     seed: int = 12
-    dimension: int = 300  # inputs, and outputs where they are extensive
+    dimension: int = 300  # inputs, and outputs where they are extensive, both layers trained
+    frozen_dimension: int = 500  # the same, readout frozen: edges of finite matrices lie inside by the power -2/3 of it
     frozen_widths: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)  # over inputs, readout frozen
+    draws: int = 3  # networks with a frozen readout at each width
     times: tuple[int, ...] = (0, 1, 3, 10, 30)
     trained_widths: tuple[int, ...] = (150, 300, 600, 1200, 2400)  # both layers trained
     outputs: tuple[float, ...] = (1, 3, 30, 300)  # both layers trained, width 600
@@ -34,7 +36,7 @@ class Config:
 
 PRESETS = {
     "quick": Config(),
-    "full": Config(dimension=1000, points=1000),
+    "full": Config(dimension=1000, frozen_dimension=1000, points=1000),
 }
 
 
@@ -45,11 +47,11 @@ class Result(NamedTuple):
         widths: over inputs, readout frozen, shape (W,).
         times: shape (T,).
         edges: predicted, shape (W, T).
-        largest: singular value of the network, shape (W, T).
-        distance: Kolmogorov-Smirnov distance between prediction and network, shape (W, T).
+        largest: singular value of the network, mean over draws, shape (W, T).
+        distance: Kolmogorov-Smirnov distance between prediction and network, the largest of all draws, shape (W, T).
         grid: singular values at which the last prediction is shown, shape (W, points).
         density: predicted at the last time, mass 1, shape (W, points).
-        frozen: singular values at the last time, padded with NaN, shape (W, dimension).
+        frozen: singular values at the last time, padded with NaN, shape (W, frozen_dimension).
         trained_widths: shape (V,).
         trained_edges: largest singular value with both layers trained, shape (V,).
         trained_limit: of infinite width.
@@ -109,34 +111,48 @@ def run(config: Config, progress: Progress) -> Result:
 
 
 def _frozen(config, index, progress):
-    nu, d = config.frozen_widths[index], config.dimension
-    width = round(nu * d)
-    keys = jax.random.split(jax.random.key(config.seed + 100 * index), 3)
-    v = jax.random.normal(keys[0], (d, width)) / np.sqrt(width)
-    w = jax.random.normal(keys[1], (width, d)) * np.sqrt(SIGMA2 / width)
-    target = GAMMA0 * jax.random.normal(keys[2], (d, d)) / np.sqrt(d)
-    update = jax.jit(lambda w: w + ETA * v.T @ (target - v @ w))
-    rows, done = [], 0
-    for time in config.times:
-        for _ in range(time - done):
-            w = update(w)
-        done = time
-        s = np.sort(np.asarray(jax.block_until_ready(singular_values(w))))
+    nu = config.frozen_widths[index]
+    drawn = [_frozen_spectra(config, nu, config.seed + 100 * index + 1000 * draw) for draw in range(config.draws)]
+    rows = []
+    for step, time in enumerate(config.times):
         with jax.enable_x64(True):
-            cfg = FrozenConfig(nu, 1.0, GAMMA0, ETA, SIGMA2)
-            bulk = extensive_frozen(cfg, time)
+            bulk = extensive_frozen(FrozenConfig(nu, 1.0, GAMMA0, ETA, SIGMA2), time)
             edge = float(bulk.edge)
             grid = jnp.linspace(1e-4, edge, config.points)
             density = np.asarray(generalized_mp(grid, bulk.population, bulk.weights, nu)[0])
         mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
-        law = np.interp(s, grid, mass / mass[-1], left=0, right=1)
-        empirical = np.arange(len(s) + 1) / len(s)
-        distance = max(np.max(empirical[1:] - law), np.max(law - empirical[:-1]))
-        rows.append((edge, s[-1], distance))
+        distances = []
+        for spectra in drawn:
+            s = spectra[step]
+            law = np.interp(s, grid, mass / mass[-1], left=0, right=1)
+            empirical = np.arange(len(s) + 1) / len(s)
+            distances.append(max(np.max(empirical[1:] - law), np.max(law - empirical[:-1])))
+        rows.append((edge, np.mean([spectra[step][-1] for spectra in drawn]), max(distances)))
     progress.advance()
-    spectrum = np.full(d, np.nan)
-    spectrum[: len(s)] = s
+    spectrum = np.full(config.frozen_dimension, np.nan)
+    spectrum[: len(drawn[0][-1])] = drawn[0][-1]
     return *np.array(rows).T, np.asarray(grid), density / min(nu, 1.0), spectrum
+
+
+def _frozen_spectra(config, nu, seed):
+    """Sorted singular values of one first layer at the times."""
+    d = config.frozen_dimension
+    width = round(nu * d)
+    keys = jax.random.split(jax.random.key(seed), 3)
+    v = jax.random.normal(keys[0], (d, width)) / np.sqrt(width)
+    w = jax.random.normal(keys[1], (width, d)) * np.sqrt(SIGMA2 / width)
+    target = GAMMA0 * jax.random.normal(keys[2], (d, d)) / np.sqrt(d)
+    spectra, done = [], 0
+    for time in config.times:
+        w = _descend(w, v, target, time - done)
+        done = time
+        spectra.append(np.sort(np.asarray(jax.block_until_ready(singular_values(w)))))
+    return spectra
+
+
+@jax.jit
+def _descend(w, v, target, updates):
+    return jax.lax.fori_loop(0, updates, lambda _, w: w + ETA * v.T @ (target - v @ w), w)
 
 
 def _train(key, target, width, steps):

@@ -28,7 +28,7 @@ class Config:
     steps: int = 24
     times: tuple[int, ...] = (0, 2, 4, 6, 8, 12, 16, 20, 24)
     dimension: int = 160  # of the networks
-    seeds: int = 8
+    seeds: int = 24
     network_nu: tuple[float, ...] = (1.0, 4.0)
 
 

@@ -41,6 +41,8 @@ SMALL = {
     "many_outputs": {
         "dimension": 12,
         "frozen_widths": (2.0,),
+        "frozen_dimension": 12,
+        "draws": 2,
         "times": (0, 2),
         "trained_widths": (12, 24),
         "outputs": (1, 12),
