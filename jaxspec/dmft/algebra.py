@@ -57,11 +57,23 @@ class Space(eqx.Module):
         return self.covariance.shape[0]
 
     def source(self, index: int | Int[Array, "*n"]) -> Float[Array, "*n K"]:
-        """The field that is one source; the declared ones come first."""
+        """The field that is one source.
+
+        Args:
+            index: of the source, or of several; the declared ones come first.
+        """
         return jax.nn.one_hot(index, self.size, dtype=self.covariance.dtype)
 
     def inner(self, x: Float[Array, "*m K"], y: Float[Array, "*n K"]) -> Float[Array, "..."]:
-        """``<x, y>`` of every field of ``x`` with every field of ``y``: shape (*m, *n)."""
+        """``<x, y>`` of every field of ``x`` with every field of ``y``.
+
+        Args:
+            x: fields.
+            y: fields.
+
+        Returns:
+            Inner products, (*m, *n).
+        """
         return jnp.tensordot(_product(x, self.covariance), y, ((-1,), (-1,)), precision=_HIGHEST)
 
 

@@ -7,7 +7,10 @@ coefficients depend on the whole history; they are measured on an ensemble of sm
     ``deviation(D) = deviation(D0) sqrt(D0 / D)``,  ``shift(D) = (mean(D0) - theory) D0 / D``.
 
 While an outlier escapes, its growth amplifies early fluctuations: the law sets in later there, so choose D0 such that
-the deviation is a small part of the value.
+the deviation is a small part of the value. How far it goes (``experiments/dmft_spectral_dynamics/finite_size.py``), for
+one hidden layer, N/D = 2, P/D = 3, 4 to 24 updates, 96 networks of D0 = 60 against 32 of D = 120 and 240, two seeds:
+standard deviations within 3 % and 13 % (root mean square over times; sampling alone makes 15 %), means within 1.9
+standard errors.
 """
 
 from typing import NamedTuple

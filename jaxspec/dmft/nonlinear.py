@@ -18,9 +18,10 @@ exact for every S.
 With weight decay and a schedule, every product with ``W(0)`` is multiplied by what is left of it, and ``k_n(s)`` by
 what is left of update s.
 
-Memory: ``6 depth S T P`` numbers (T = steps + 1) for the sites; tangent responses come from a back substitution that
-stores no tangents and works on ``site_chunk`` sites at a time, ``2 T P^2 site_chunk`` numbers more. Sites are divided
-over the devices of ``mesh``.
+Memory: about ``10 depth S T P`` numbers (T = steps + 1) for the sites. Tangent responses come from a back substitution
+that stores no tangents and works on ``site_chunk`` sites at a time, ``2 T P^2 site_chunk`` numbers more. (Stored ones
+would be ``2 depth S (T P)^2`` numbers: at three layers, 32768 sites and T P = 240 in double precision 90 GB, where this
+needs 2 GB.) Sites are divided over the devices of ``mesh``.
 
 Reference: Bordelon & Pehlevan, arXiv:2205.09653; reconstruction of arXiv:2605.07870.
 """
@@ -38,7 +39,8 @@ from jaxtyping import Array, Float, Key
 from jaxspec.dmft.bulk import Number
 from jaxspec.dmft.checks import check_choice, check_decay, check_integers, check_numbers, check_schedule
 from jaxspec.dmft.fields import SpikeFields, remembered
-from jaxspec.dmft.sites import Problem, Rules, match_moments, root_of, sweep
+from jaxspec.dmft.site_records import Problem, Rules
+from jaxspec.dmft.sites import match_moments, root_of, sweep
 from jaxspec.linalg import eigh
 from jaxspec.linalg.concrete import is_concrete
 
@@ -164,7 +166,7 @@ class _Plan(NamedTuple):
 @eqx.filter_jit
 def _solve(key, numbers, plan):
     kx, y, eta, weight_decay, gamma0, sigma_w, mask = numbers
-    points, times = len(y), plan.steps + 1
+    points = len(y)
     kx = _positive(kx)
     eta = jnp.broadcast_to(eta, (plan.steps,))
     shrink = 1 - eta * weight_decay
@@ -172,7 +174,7 @@ def _solve(key, numbers, plan):
     share = jnp.pad(share, ((0, 0), (0, 1)))
     rates = jnp.pad(eta[:, None] * gamma0 * mask / jnp.sum(mask, axis=1, keepdims=True), ((0, 1), (0, 0)))
     problem = Problem(kx, y, rates, share, kept, gamma0, sigma_w**2)
-    noise = _noise(key, plan.depth, times * points, points, plan.num_sites, kx.dtype)
+    noise = _noise(key, plan, points, kx.dtype)
 
     def run(problem, noise, over):
         rules = Rules(problem, plan.activation, plan.tangent, plan.site_chunk, over)
@@ -194,12 +196,12 @@ def _solve(key, numbers, plan):
     return _solution(problem, trace, shrink)
 
 
-def _noise(key, depth, width, points, num_sites, dtype):
+def _noise(key, plan, points, dtype):
     """White noise of every layer in one stack: chi (layer 1: constant in time), then xi (last layer: the readout)."""
-    layers = []
-    for layer, own in enumerate(jax.random.split(key, depth)):
-        rows = (points if layer == 0 else width) + (1 if layer == depth - 1 else width)
-        layers.append(jax.random.normal(own, (rows, num_sites), dtype))
+    layers, width = [], (plan.steps + 1) * points
+    for layer, own in enumerate(jax.random.split(key, plan.depth)):
+        rows = (points if layer == 0 else width) + (1 if layer == plan.depth - 1 else width)
+        layers.append(jax.random.normal(own, (rows, plan.num_sites), dtype))
     return layers
 
 

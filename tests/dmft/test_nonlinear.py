@@ -225,6 +225,21 @@ def test_chunks_change_memory_only():
     assert nonlinear._solve._cached._cache_size() == before  # new numbers compile nothing
 
 
+def test_memory_is_that_of_the_sites():
+    """Not of tangents over two times; and the responses' part is bounded by the chunk."""
+    sites, rows, points, depth = 3000, 40, 2, 2
+
+    def needed(chunk):
+        options = {"depth": depth, "steps": 19, "activation": jnp.tanh, "num_sites": sites, "site_chunk": chunk}
+        run = jax.jit(lambda key: solve_nonlinear(key, KX, Y, eta=0.3, gamma0=1.5, **options).f)
+        return run.lower(jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes / 8
+
+    small = needed(50)
+    assert small < 16 * depth * sites * rows
+    assert small < 0.5 * 2 * depth * sites * rows**2  # half of what stored tangents alone would be
+    assert needed(sites) - small < 8 * rows * points * sites
+
+
 def test_the_order_of_points_does_not_matter():
     kx = jnp.array([[1.0, 0.5, -0.2], [0.5, 1.3, 0.1], [-0.2, 0.1, 0.8]])
     y, order = jnp.array([1.0, -1.0, 0.5]), np.array([2, 0, 1])
