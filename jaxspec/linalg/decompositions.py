@@ -86,9 +86,30 @@ def svd(
         after: arrays that must be computed before this factorisation starts.
 
     Returns:
-        ``(u, s, vt)`` with ``r = min(m, n)``.
+        ``(u, s, vt)`` with ``r = min(m, n)``; NaN, and so its derivative, where a matrix is not finite: LAPACK, whose
+        ``gesdd`` can loop for ever on such a matrix, does not see it.
     """
-    return jnp.linalg.svd(ordered(x, after), full_matrices=False)
+    x = ordered(x, after)
+    mark = _one_where_finite(x)
+    u, s, vt = jnp.linalg.svd(_zero_unless_finite(x), full_matrices=False)
+    return u * mark, s * mark[..., 0], vt * mark
+
+
+def _one_where_finite(x: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch 1 1"]:
+    """One for each matrix; NaN for those that hold a number which is not finite."""
+    finite = jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True)
+    return jnp.where(finite, 1, jnp.nan).astype(x.real.dtype)
+
+
+@jax.custom_jvp
+def _zero_unless_finite(x):
+    return jnp.where(jnp.isnan(_one_where_finite(x)), 0, x)
+
+
+@_zero_unless_finite.defjvp
+def _zero_unless_finite_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return _zero_unless_finite(x), dx * _one_where_finite(x)
 
 
 def svdvals(x: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch r"]:

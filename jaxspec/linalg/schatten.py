@@ -89,10 +89,10 @@ def _norm(s, q):
     """``(sum s^q)^(1/q)`` over the last axis, which is kept, relative to the largest value."""
     largest = jnp.max(s, axis=-1, keepdims=True)
     unit = jnp.where(largest > 0, largest, 1)
-    live = s > 0
+    live = ~(s <= 0)  # NaN counts, or the norm would hide it
     powers = jnp.where(live, (jnp.where(live, s, unit) / unit) ** q, 0)
     total = jnp.sum(powers, axis=-1, keepdims=True)
-    positive = total > 0
+    positive = ~(total <= 0)
     return jnp.where(positive, unit * jnp.where(positive, total, 1) ** (1 / q), total)
 
 

@@ -15,7 +15,7 @@ def hebbian(a: Associations) -> Float[Array, "d d"]:
         a: the associations.
 
     Returns:
-        W.
+        W, in the units of the keys times those of the values; infinite where that overflows.
 
     Raises:
         ValueError: shapes that do not fit, p < 2, or non-finite numbers (under jit: `equinox.error_if`).

@@ -52,3 +52,30 @@ def test_short_triangle_has_the_gram_matrix_of_the_short_side(shape):
     xt = np.swapaxes(x, -1, -2)
     gram = xt @ x if shape[-2] > shape[-1] else x @ xt
     np.testing.assert_allclose(np.swapaxes(r, -1, -2) @ r, gram, atol=1e-5)
+
+
+def test_matrices_that_are_not_finite_end_as_nan_and_leave_their_batch_alone(run_python):
+    """LAPACK's divide and conquer loops for ever on some of them: low rank with one infinity."""
+    run_python(
+        """
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxspec.linalg.decompositions import svd
+
+rng = np.random.default_rng(0)
+x = np.einsum("bik,bkj->bij", rng.standard_normal((200, 6, 2)), rng.standard_normal((200, 2, 8)))
+x *= 10.0 ** rng.integers(-6, 7, (200, 1, 1))
+bad = rng.random(200) < 0.9
+x[bad, rng.integers(0, 6), rng.integers(0, 8)] = rng.choice([np.nan, np.inf, -np.inf], bad.sum())
+u, s, vt = jax.jit(svd)(x.astype(np.float32))
+for leaf in (u, s, vt):
+    assert np.isnan(leaf[bad]).all() and np.isfinite(leaf[~bad]).all()
+rebuilt = np.asarray((u * s[:, None]) @ vt)[~bad]
+scale = np.abs(x[~bad]).max((1, 2))
+assert (np.abs(rebuilt - x[~bad]).max((1, 2)) <= 1e-5 * scale).all()
+grad = jax.grad(lambda x: svd(x)[1].sum())(jnp.asarray(x[:2], jnp.float32) * jnp.asarray([jnp.nan, 1.0])[:, None, None])
+assert np.isnan(grad[0]).all()
+""",
+        timeout=60.0,
+    )
