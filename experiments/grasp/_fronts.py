@@ -80,9 +80,26 @@ def least_drift(result: Any, method: str, floor: float, task: int = TASK) -> Flo
 def interval(values: np.ndarray) -> tuple[float, float, float]:
     """Median over seeds and its bootstrap interval."""
     values = np.asarray(values, float)
+    if values.size == 0:
+        return np.nan, np.nan, np.nan
     drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values)))
     low, high = np.percentile(np.median(drawn, axis=1), [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     return float(np.median(values)), float(low), float(high)
+
+
+def drifting(result: Any, naive: str, least: float = 0.3) -> Any:
+    """The result on the seeds whose naive adapter drifts: where there is something to remove.
+
+    Args:
+        result: a NamedTuple with fields ``methods`` and ``scores``.
+        naive: method.
+        least: drift at full scale.
+
+    Returns:
+        The same, with the scores of those seeds alone.
+    """
+    chosen = full_scale(result, naive, DRIFT) >= least
+    return result._replace(scores=np.asarray(result.scores)[:, chosen])
 
 
 def spread(values: np.ndarray) -> str:
@@ -124,6 +141,31 @@ def median_claim(
     bounds = [f"{sign} {bound:g}" for sign, bound in (("≤", at_most), ("≥", at_least)) if bound is not None]
     criterion = f"median {quantity} {' and '.join(bounds)}" + (f", {also_text}" if also_text else "")
     return Claim(statement, source, criterion, spread(values), bool(holds), known_not_to_hold)
+
+
+def every_claim(
+    statement: str,
+    source: str,
+    values: np.ndarray,
+    *,
+    quantity: str,
+    at_most: float | None = None,
+    at_least: float | None = None,
+    known_not_to_hold: str = "",
+) -> Claim:
+    """A claim about every seed, that does not hold without one; arguments as of `median_claim`."""
+    values = np.asarray(values, float)
+    inside = (values <= (np.inf if at_most is None else at_most)) & (
+        values >= (-np.inf if at_least is None else at_least)
+    )
+    bounds = [f"{sign} {bound:g}" for sign, bound in (("≤", at_most), ("≥", at_least)) if bound is not None]
+    measured = "no seed"
+    if values.size:
+        measured = f"{values.min():.3g} to {values.max():.3g}, {values.size} seeds"
+    holds = bool(values.size and inside.all())
+    return Claim(
+        statement, source, f"{quantity} {' and '.join(bounds)}, every seed", measured, holds, known_not_to_hold
+    )
 
 
 def ratio(result: Any, method: str, naive: str) -> Float[np.ndarray, "seeds"]:
