@@ -37,7 +37,7 @@ class Settings:
     warmup: int = 20  # steps of it
 
 
-# The fixed configuration of the specification, on seeds that chose nothing; about half an hour of one CPU core a part.
+# The fixed configuration of the specification, on seeds that chose nothing: an hour of one core.
 SPECIFICATION: dict[str, Any] = {"seed": 100, "seeds": 8, "bases": 4, "pretraining": 2500}
 
 # One accelerator. The capacity of the decoder grows with the facts: 8 domains of 128 subjects.
