@@ -1,7 +1,7 @@
 """The methods under test, each with the variants that its own coefficients and layers give."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -208,10 +208,18 @@ def _each(case, change, adapters) -> PyTree:
     return stacked([change(entry(adapters, n)) for n in range(len(case.seeds))])
 
 
-def _truncations(rank: int):
-    for count in DROPPED:
-        if count < rank:
-            yield f"drop {count}", functools.partial(lora.truncate_delta, drop=count)
-    for count in KEPT:
-        if count < rank:
-            yield f"keep {count}", functools.partial(lora.truncate_delta, keep=count)
+def _truncations(rank: int) -> list[tuple[str, Callable[[PyTree], PyTree]]]:
+    """Variants of truncation, as functions of an adapter; the rank stays, so that one program measures them all."""
+    counts = [("drop", count) for count in DROPPED] + [("keep", count) for count in KEPT]
+    return [
+        (f"{how} {count}", functools.partial(_truncated, how=how, count=count)) for how, count in counts if count < rank
+    ]
+
+
+def _truncated(adapter, how, count):
+    cut = lora.truncate_delta(adapter, keep=count) if how == "keep" else lora.truncate_delta(adapter, drop=count)
+
+    def padded(factor, like):
+        return jnp.zeros_like(like).at[tuple(map(slice, factor.shape))].set(factor)
+
+    return jax.tree.map(padded, cut, adapter)

@@ -9,7 +9,8 @@ plain fine-tuning drifted too little; with bad answers that are one fixed permut
 all six matrices no projected variant helped (``controls`` keeps both as negative controls); this corpus was the third.
 On it placements, numbers of steps and mechanisms were tried on seeds 0 and 1 before the configuration was fixed:
 adapters on the down-projections of the MLPs only, rank 8, 100 steps, one direction. The preset ``specification`` runs
-that configuration on seeds that chose nothing. Directions of the steering methods come from contrasting prompts
+that configuration on seeds that chose nothing; of its four decoders one drifted (0.72 and 0.78; there GRASP (a)+(b)
+left 0.02 to 0.04 with the task whole), three hardly at all (0.04 to 0.11), and there nothing was found or gained. Directions of the steering methods come from contrasting prompts
 (explicit personas), which GRASP does without. They are means over the tokens of the prompt: on seed 0 the adapter's
 direction had |cos| 0.77 to 0.84 with the persona's after the first block at every token but the last, and 0.38 at the
 last, where the answer is asked; both are reported.
@@ -69,7 +70,7 @@ class Config(Settings):
     methods: tuple[str, ...] = tuple(method for method in METHODS if method != STEERING)
     k: int = 1  # directions that are blocked
     ablated: tuple[int, ...] = (4,)  # directions that are ablated in the untouched decoder, and blocked by GRASP
-    coefficients: tuple[float, ...] = (0.5, 1.0)  # of steering, in units of the difference of the means
+    coefficients: tuple[float, ...] = (0.5,)  # of steering, in units of the difference of the means
     blocks: tuple[int, ...] = (0, 1)  # after which the steering vector is added
 
 
@@ -183,8 +184,13 @@ def claims(result: Result) -> list[Claim]:
 
 
 def _several(result: Result, reason: str) -> str:
-    """A reason that applies to fresh decoders; ``quick`` has the one on which the start was chosen."""
+    """A reason that applies to fresh decoders; ``quick`` has the one on which its numbers were chosen."""
     return reason if result.decoders > 1 else ""
+
+
+def _quick(result: Result) -> str:
+    """A reason that applies to the shorter pretraining of ``quick``."""
+    return "" if result.decoders > 1 else "after the shorter pretraining more of the drift remains"
 
 
 def _identification(result: Result) -> list[Claim]:
@@ -212,14 +218,14 @@ def _identification(result: Result) -> list[Claim]:
             result.clean_cosines.max(axis=1),
             at_most=0.4,
             quantity=quantity,
-            known_not_to_hold=_several(result, "it has up to 0.5 in common with the persona's on some decoders"),
+            known_not_to_hold="it has up to 0.5 in common with the persona's",
         ),
         Claim(
             "The spectrum alone does not tell the two apart: the clean one is as dominant",
             "specification, section 2",
-            "the largest share of the first direction is that of a clean adapter, or the ranges over seeds overlap",
+            "median share of the first direction of clean adapters ≥ 0.8 of that of entangled ones",
             f"entangled {spread(result.spectrum[0])}; clean {spread(result.clean_spectrum[0])}",
-            bool(result.clean_spectrum[0].max() >= result.spectrum[0].min()),
+            bool(np.median(result.clean_spectrum[0]) >= 0.8 * np.median(result.spectrum[0])),
         ),
     ]
 
@@ -271,6 +277,7 @@ def _damage(result: Result) -> list[Claim]:
             before - result.base_ablated[at, :, NEUTRAL],
             quantity="loss of neutral accuracy",
             at_least=0.10,
+            known_not_to_hold="it does, by a little less at the median: 0.07 at quick, 0.09 on fresh decoders",
         ),
         median_claim(
             "Blocking four while fine-tuning does not",
@@ -278,6 +285,7 @@ def _damage(result: Result) -> list[Claim]:
             before - result.blocked[at, :, NEUTRAL],
             quantity="loss of neutral accuracy",
             at_most=0.05,
+            known_not_to_hold=_quick(result),
         ),
     ]
 
@@ -303,6 +311,7 @@ def _paper(result: Result) -> list[Claim]:
             volumes[-1] - volumes[:-1].max(axis=0),
             at_least=0.0,
             quantity="hypervolume minus the best baseline's",
+            known_not_to_hold=_quick(result),
         ),
         median_claim(
             "There it drifts less, with the task kept, than every baseline at its best",
@@ -310,6 +319,7 @@ def _paper(result: Result) -> list[Claim]:
             drift - rivals.min(axis=0),
             quantity="least drift with task ≥ 0.98 minus that of the best baseline",
             at_most=0.0,
+            known_not_to_hold=_quick(result),
         ),
     ]
 
