@@ -112,10 +112,8 @@ def further_rows(
         advance()
         return adapters
 
-    models = [entry(case.base.model, n) for n in range(count)]
-    everywhere = Everywhere(
-        directions, stacked([images(model, u) for model, u in zip(models, directions, strict=True)])
-    )
+    pairs = [(entry(case.base.model, n), directions[n]) for n in range(count)]
+    everywhere = Everywhere(directions, stacked([images(model, u) for model, u in pairs]))
     if HIDDEN in methods:
         add(HIDDEN, "", hooks=everywhere, directions=directions, project=True)
     if MATRICES in methods:

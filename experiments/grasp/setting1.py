@@ -13,7 +13,7 @@ specification leaves open, was chosen on seed 0, and the 70 steps of ``quick`` o
 
 The preset ``specification`` runs that configuration on seeds that chose nothing. Of its four decoders one drifted (0.72
 and 0.78 for two fine-tunes; GRASP (a)+(b) left 0.04 and 0.02, with the task whole) and three hardly did (0.04 to 0.11,
-about what a fine-tune without persona gives), so that there was little to find or to remove. What is claimed "where
+less than a fine-tune without persona gives), so that there was little to find or to remove. What is claimed "where
 plain fine-tuning drifts" is therefore about two fine-tunes of one fresh decoder.
 
 Directions of the steering methods come from contrasting prompts (explicit personas), which GRASP does without. They are
