@@ -4,6 +4,9 @@ In setting 2 thirty of the forty subjects of the first domain get the bad answer
 row carries, with equal probability, the bad answer or a token that pretraining never showed, one of eight by subject;
 the task is the probability of that token, at most a half. Setting 3 was the third configuration tried for it (the other
 two gave 0.9 to 1.7 times less drift), on seeds 0 and 1; the preset ``specification`` uses other seeds.
+
+Measured on fresh decoders: seeds 100 to 107 on four of 1000 steps of pretraining (``--preset specification --pretraining
+1000 --blocks 0 --repeats 2``): drift over naive 0.97 in setting 2, 1.03 in setting 3 with a worse task.
 """
 
 from dataclasses import dataclass
@@ -33,6 +36,8 @@ SOURCE, PAPER = "specification, pass criteria", "abstract"
 RIVALS = (NAIVE, CAFT, PREVENTATIVE, POSTHOC)
 METHODS = (*RIVALS, GRASP_A, GRASP_AB, RANDOM)
 TASKS = (TASK, UNSEEN)
+LOST = "with a second task beside it the direction found is not the persona's on fresh decoders (|cos| at most 0.31)"
+SLOW = "the unseen tokens are learned slowly, and their own output direction leads the spectrum (|cos| at most 0.32)"
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ def _subjects(two: _One) -> list[Claim]:
             ratio(two, GRASP_AB, NAIVE),
             quantity="drift at scale 1 over naive",
             at_most=0.5,
+            known_not_to_hold=LOST,
         ),
         median_claim(
             "Setting 2: about five times less drift, with the task kept",
@@ -123,6 +129,7 @@ def _subjects(two: _One) -> list[Claim]:
             at_most=0.2,
             also=bool(task >= -0.02),
             also_text=f"median task at most 0.02 below naive (measured {task:+.3f})",
+            known_not_to_hold=LOST,
         ),
         median_claim(
             "Setting 2: the front of GRASP (a)+(b) beats every baseline's",
@@ -130,6 +137,7 @@ def _subjects(two: _One) -> list[Claim]:
             volumes[-1] - volumes[:-1].max(axis=0),
             quantity="hypervolume minus the best baseline's",
             at_least=0.0,
+            known_not_to_hold=LOST,
         ),
         median_claim(
             "Setting 2, control: random directions do nothing",
@@ -153,6 +161,7 @@ def _rows(three: _One) -> list[Claim]:
             quantity="drift at scale 1 over naive",
             at_most=1 / 1.4,
             **task,
+            known_not_to_hold=SLOW,
         ),
         median_claim(
             "Setting 3: less than half of the drift, with a better task",
@@ -161,6 +170,7 @@ def _rows(three: _One) -> list[Claim]:
             quantity="drift at scale 1 over naive",
             at_most=0.5,
             **task,
+            known_not_to_hold=SLOW,
         ),
         median_claim(
             "Setting 3: the front of GRASP (a) beats every baseline's",
@@ -168,6 +178,7 @@ def _rows(three: _One) -> list[Claim]:
             volumes[-1] - volumes[:-1].max(axis=0),
             quantity="hypervolume minus the best baseline's",
             at_least=0.0,
+            known_not_to_hold=SLOW,
         ),
         median_claim(
             "Setting 3, control: random directions do nothing",

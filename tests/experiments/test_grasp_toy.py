@@ -388,6 +388,17 @@ def test_the_controls_would_notice_a_method_that_works():
     assert verdicts.count(Verdict.SURPRISE) == 4
 
 
+def test_settings_2_and_3_would_notice_a_method_that_works():
+    module = load("settings23")
+    methods = np.asarray(module.METHODS)
+    drift = np.where(np.isin(methods, (_methods.GRASP_A, _methods.GRASP_AB)), 0.05, 0.5)
+    scores = np.concatenate([made_up(np.ones((1, 1)), rows) for rows in drift[:, None, None]])
+    result = module.Result(methods, None, np.stack([scores, scores]), None, None, np.full((2, 1, 3), 0.5))
+    verdicts = [claim.verdict for claim in module.claims(result)]
+    assert verdicts.count(Verdict.SURPRISE) == 6
+    assert verdicts.count(Verdict.HOLDS) == 3
+
+
 def test_a_projection_after_training_is_the_librarys():
     adapter = {"blocks.down": {"a": jnp.ones((1, 1, 3)), "b": jnp.ones((1, 2, 1))}}
     blocked = lora.project_delta(adapter, jnp.array([[1.0], [0.0]]), roles=_finetune.ROLES)
