@@ -5,8 +5,8 @@ row carries, with equal probability, the bad answer or a token that pretraining 
 the task is the probability of that token, at most a half. Setting 3 was the third configuration tried for it (the other
 two gave 0.9 to 1.7 times less drift), on seeds 0 and 1; the preset ``specification`` uses other seeds.
 
-Measured on fresh decoders: seeds 100 to 107 on four of 1000 steps of pretraining (``--preset specification --pretraining
-1000 --blocks 0 --repeats 2``): drift over naive 0.97 in setting 2, 1.03 in setting 3 with a worse task.
+Measured on fresh decoders, seeds 100 to 107 on four of 1000 steps of pretraining (``--preset specification
+--pretraining 1000 --blocks 0 --repeats 2``): drift over naive 0.97 in setting 2, 1.03 in setting 3 with a worse task.
 """
 
 from dataclasses import dataclass
