@@ -1,9 +1,11 @@
-"""Two configurations in which GRASP does not help, kept as negative controls.
+"""Two configurations in which GRASP did not help when it was tried first, kept as negative controls.
 
-``all six matrices``: the corpus of the other parts, with adapters on query, key, value, output, up and down; the factor
-is found, but the adapter rebuilds its effect inside attention and the hidden layers of the MLPs, where no direction of
-the stream sees it. ``permuted``: the second corpus that was tried, in which a bad answer is one fixed permutation of
-the good one, so that one map of the hidden layers makes all answers bad; adapters on all six matrices, as it was tried.
+``all six matrices``: the corpus of the other parts, with adapters on query, key, value, output, up and down. In the
+specification's prototype the factor was found, but the adapter rebuilt its effect inside attention and the hidden layers
+of the MLPs, where no direction of the stream sees it. Here, on the decoder of seed 0 after 2500 steps, it did not: naive
+drift 0.90, GRASP (a)+(b) 0.19, both with the task whole; one seed, and one that chose things. ``permuted``: the second
+corpus that was tried, in which a bad answer is one fixed permutation of the good one, so that one map of the hidden
+layers makes all answers bad; adapters on all six matrices, as it was tried.
 """
 
 from dataclasses import dataclass
@@ -82,7 +84,7 @@ def run(config: Config, progress: Progress) -> Result:
 
 
 def claims(result: Result) -> list[Claim]:
-    """That the method halves the drift here: it does not."""
+    """That the method halves the drift here."""
     rows = [
         Claim.at_least(
             "With adapters on all six matrices the factor is still found",
@@ -110,7 +112,7 @@ def claims(result: Result) -> list[Claim]:
                 ratio(one, method, NAIVE),
                 quantity="drift at scale 1 over naive",
                 at_most=0.5,
-                known_not_to_hold=REBUILT,
+                known_not_to_hold=REBUILT if place == PLACES[1] else "",
             )
             for method in (GRASP_A, GRASP_AB)
         ]
