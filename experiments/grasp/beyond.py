@@ -1,14 +1,15 @@
 """Adapters on all six matrices: what stops them from rebuilding the factor inside attention and the hidden layers.
 
-Not in the paper. Beside GRASP (a)+(b), which failed here in the specification's prototype: cotangents blocked in the hidden layers, along what they write
-onto the factor; outputs of every matrix projected away from the base weights' response; identifying and blocking again;
-and a penalty, on prompts without labels, on what the adapter does to the stream: along the factor, or altogether.
-Weights of the penalties are swept, on the seeds that are judged: fronts, chosen with hindsight.
+Not in the paper. Beside GRASP (a)+(b), which failed here in the specification's prototype: cotangents blocked in the
+hidden layers, along what they write onto the factor; outputs of every matrix projected away from the base weights'
+response; identifying and blocking again; and a penalty, on prompts without labels, on what the adapter does to the
+stream: along the factor, or altogether. Weights of the penalties are swept, on the seeds that are judged: fronts,
+chosen with hindsight.
 
-Run once so far, on the decoder of seed 0 after 2500 steps, one fine-tune, drift at scale 1 (task 1.00): naive 0.90, GRASP
-(a)+(b) 0.19, hidden cotangents 0.19, outputs of every matrix 0.04, penalty along the factor 0.08 at weight 0.1 and 0.03
-at 1, on the whole stream 0.04 at 0.01 and 0.00 at 0.1: the penalty that needs no factor was the best. Not yet on fresh
-seeds.
+Run once so far, on the decoder of seed 0 after 2500 steps, one fine-tune, drift at scale 1 (task 1.00): naive 0.90,
+GRASP (a)+(b) 0.19, hidden cotangents 0.19, outputs of every matrix 0.04, penalty along the factor 0.08 at weight 0.1
+and 0.03 at 1, on the whole stream 0.04 at 0.01 and 0.00 at 0.1: the penalty that needs no factor was the best. Not
+yet on fresh seeds.
 """
 
 from dataclasses import dataclass

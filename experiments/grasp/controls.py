@@ -1,11 +1,11 @@
 """Two configurations in which GRASP did not help when it was tried first, kept as negative controls.
 
 ``all six matrices``: the corpus of the other parts, with adapters on query, key, value, output, up and down. In the
-specification's prototype the factor was found, but the adapter rebuilt its effect inside attention and the hidden layers
-of the MLPs, where no direction of the stream sees it. Here, on the decoder of seed 0 after 2500 steps, it did not: naive
-drift 0.90, GRASP (a)+(b) 0.19, both with the task whole; one seed, and one that chose things. ``permuted``: the second
-corpus that was tried, in which a bad answer is one fixed permutation of the good one, so that one map of the hidden
-layers makes all answers bad; adapters on all six matrices, as it was tried.
+specification's prototype the factor was found, but the adapter rebuilt its effect inside attention and the hidden
+layers of the MLPs, where no direction of the stream sees it. Here, on the decoder of seed 0 after 2500 steps, it did
+not: naive drift 0.90, GRASP (a)+(b) 0.19, both with the task whole; one seed, and one that chose things.
+``permuted``: the second corpus that was tried, in which a bad answer is one fixed permutation of the good one, so
+that one map of the hidden layers makes all answers bad; adapters on all six matrices, as it was tried.
 """
 
 from dataclasses import dataclass
