@@ -61,7 +61,7 @@ def resolvent(fields: SpikeFields, sv: Number) -> Float[Array, "l l"]:
     """``R(sv)``, the deterministic equivalent of ``V^T (sv - H0)^{-1} V`` between the fields, left ones first.
 
     Args:
-        fields: of one matrix, k pairs.
+        fields: of one matrix, k pairs; of what weight decay leaves of the initial matrix: ``fields.truncated(t)``.
         sv: a point above the edge ``sqrt(s2) (1 + sqrt r)``.
 
     Returns:

@@ -142,6 +142,18 @@ def test_truncation_by_a_traced_time_is_the_shorter_problem():
         np.testing.assert_allclose(escape_margin(fields, t), short.margin[0], rtol=1e-9, atol=1e-12)
 
 
+def test_another_time_compiles_nothing():
+    import sys
+
+    program = sys.modules["jaxspec.dmft.outliers"]._outliers
+    fields = causal(np.random.default_rng(3), 6, 1.5, 0.5)
+    outliers(fields, 5, 2)
+    before = program._cached._cache_size()
+    late, early = outliers(fields, 6, 2), outliers(causal(np.random.default_rng(4), 6, 0.5, 0.7), 3, 2)
+    assert program._cached._cache_size() == before
+    assert late.values[0] != early.values[0]
+
+
 def test_many_fields_are_compressed_without_a_trace():
     """Fields of 320 pairs (300 are kept) that span few directions, as those of small steps do."""
     rng, k, rank = np.random.default_rng(5), 320, 12
