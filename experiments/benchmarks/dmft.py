@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.dmft_fixed_point import Training, solve_fixed_point
+from experiments.benchmarks.dmft_fixed_point import Training, fixed_point_solver
 from experiments.benchmarks.frame import Aim, Contestant, Row, faster, in_double, time_at_most
 from jaxspec.dmft import LinearConfig, outliers, simulate_linear, simulate_mlp, solve_linear, solve_nonlinear
 
@@ -101,9 +101,8 @@ def tanh_row(sites: int, times: int, width: int, references: int, aims: tuple[Ai
         keys = jax.random.split(jax.random.key(1), references)
         reference = np.mean([np.asarray(solve(own, sites).f) for own in keys], axis=0)
 
-    def iterate():
-        training = Training(kx, y, TANH["eta"], TANH["gamma0"], SIGMA_W**2)
-        return solve_fixed_point(key, training, times=times, sites=sites)
+    training = Training(kx, y, TANH["eta"], TANH["gamma0"], SIGMA_W**2)
+    iterate = partial(fixed_point_solver(training, times=times, sites=sites), key)
 
     def simulate():
         options = {"width": width, "depth": 2, "steps": steps, "sigma_w": SIGMA_W, "record": tuple(range(times))} | TANH

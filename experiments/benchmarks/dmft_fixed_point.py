@@ -55,8 +55,7 @@ class State(NamedTuple):
     iterations: Array
 
 
-def solve_fixed_point(
-    key: Array,
+def fixed_point_solver(
     training: Training,
     *,
     times: int,
@@ -65,11 +64,10 @@ def solve_fixed_point(
     damping: float = 1.0,
     tol: float = 1e-3,
     most: int = 500,
-) -> State:
-    """Two hidden layers by iteration over all times at once.
+) -> Callable[[Array], State]:
+    """Two hidden layers by iteration over all times at once, as a compiled function of the key.
 
     Args:
-        key: of the white noise.
         training: numbers.
         times: recorded times T.
         sites: Monte-Carlo sites.
@@ -79,33 +77,28 @@ def solve_fixed_point(
         most: iterations at most.
 
     Returns:
-        The last state.
+        From a key of the white noise to the last state.
     """
     points = len(training.y)
     rows = times * points
-    first, second, third, fourth = jax.random.split(key, 4)
-    noise = (
-        jax.random.normal(first, (sites, points)),
-        jax.random.normal(second, (sites, rows)),
-        jax.random.normal(third, (sites, rows)),
-        jax.random.normal(fourth, (sites, 1)),
-    )
-    start = State(
-        jnp.tile(jnp.tile(jnp.asarray(training.kx, float), (times, times)), (2, 1, 1)),
-        jnp.ones((2, rows, rows)),
-        *jnp.zeros((2, rows, rows)),
-        jnp.zeros(rows),
-        jnp.asarray(jnp.inf),
-        jnp.asarray(0),
-    )
-    improve = _iteration(training, times, activation, damping)
 
     @jax.jit
-    def solve(start, noise):
+    def solve(key):
+        widths = points, rows, rows, 1
+        noise = [jax.random.normal(k, (sites, n)) for k, n in zip(jax.random.split(key, 4), widths, strict=True)]
+        start = State(
+            jnp.tile(jnp.tile(jnp.asarray(training.kx, float), (times, times)), (2, 1, 1)),
+            jnp.ones((2, rows, rows)),
+            *jnp.zeros((2, rows, rows)),
+            jnp.zeros(rows),
+            jnp.asarray(jnp.inf),
+            jnp.asarray(0),
+        )
+        improve = _iteration(training, times, activation, damping)
         unfinished = lambda state: (state.change > tol) & (state.iterations < most)  # noqa: E731
         return lax.while_loop(unfinished, lambda state: improve(state, noise), start)
 
-    return solve(start, noise)
+    return solve
 
 
 def _iteration(training, times, activation, damping):
