@@ -43,6 +43,7 @@ SMALL = {
     "setting1": {**TINY, "ablated": (4,), "coefficients": (1.0,), "blocks": (1,)},
     "settings23": {**TINY, "bad_subjects": 4, "rank_of_rows": 4, "coefficients": (1.0,), "blocks": (1,)},
     "controls": TINY,
+    "evidence": {**TINY, "bases": 1, "prompts": 8},
     "beyond": {**TINY, "weights": (1.0,)},
 }
 LEAST_CLAIMS = 5
