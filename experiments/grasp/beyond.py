@@ -38,15 +38,18 @@ class Config(Settings):
 
     rate: float = 1e-3
     k: int = 2  # directions that are blocked
-    weights: tuple[float, ...] = (0.01, 0.1)  # of the penalties, nats per squared unit of the stream
+    methods: tuple[str, ...] = (NAIVE, GRASP_AB)
+    weights: tuple[float, ...] = (0.1,)  # of the penalties, nats per squared unit of the stream
     rounds: int = 2  # of identifying and blocking
     further: tuple[str, ...] = (MATRICES, PENALTY, WHOLE)
 
 
 PRESETS = {
     "quick": Config(),
-    "specification": Config(**(SPECIFICATION | {"bases": 2}), weights=(0.01, 0.1, 1.0), further=FURTHER),
-    "full": Config(**FULL, weights=(0.001, 0.01, 0.1, 1.0, 10.0), rounds=4, further=FURTHER),
+    "specification": Config(
+        **(SPECIFICATION | {"bases": 2}), methods=METHODS, weights=(0.01, 0.1, 1.0), further=FURTHER
+    ),
+    "full": Config(**FULL, methods=METHODS, weights=(0.001, 0.01, 0.1, 1.0, 10.0), rounds=4, further=FURTHER),
 }
 
 
@@ -74,7 +77,7 @@ def run(config: Config, progress: Progress) -> Result:
     """Fine-tunes with every method from every seed."""
     what = case(config, bases(config, progress), targets=ALL)
     adapters, found = naive(what, config.k)
-    rows = compare(what, METHODS, adapters, found, progress, k=config.k)
+    rows = compare(what, config.methods, adapters, found, progress, k=config.k)
     variants = {PENALTY: len(config.weights), WHOLE: len(config.weights), ITERATED: config.rounds}
     with progress.stage("further fine-tunes", total=sum(variants.get(method, 1) for method in config.further)):
         directions = found.found.directions[:, :, : config.k]
@@ -117,6 +120,7 @@ def _factor_or_all(result: Result) -> Claim:
         least_drift(result, PENALTY, 0.98) - least_drift(result, WHOLE, 0.98),
         quantity="difference of the least drifts",
         at_most=0.0,
+        known_not_to_hold="the penalty on the whole stream, which needs no factor, leaves less",
     )
 
 

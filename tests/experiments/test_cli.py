@@ -178,7 +178,8 @@ def test_a_fault_in_claims_keeps_the_computed_arrays(lab):
     assert lab.files() == ["solo/quick/arrays.npz", "solo/quick/meta.json"]
 
 
-def test_an_interrupt_exits_130_leaves_nothing_and_the_next_run_starts_clean(lab, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupt_or_a_kill_leaves_nothing_and_the_next_run_starts_clean(lab, tmp_path, how):
     waiting = 'calls.write_text(".")\n    import time\n    time.sleep(60)\n'
     lab.add("first")
     lab.add("second", replace=[('calls.write_text(calls.read_text() + "." if calls.exists() else ".")\n', waiting)])
@@ -195,10 +196,10 @@ def test_an_interrupt_exits_130_leaves_nothing_and_the_next_run_starts_clean(lab
     while lab.calls("second") == 0 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(1)  # it has written its mark and is about to sleep: the signal shall meet it there, not in a finaliser
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     _, error = process.communicate(timeout=30)
-    assert process.returncode == cli.INTERRUPTED, error
-    assert "interrupted" in error
+    assert process.returncode == (cli.INTERRUPTED if how is signal.SIGINT else -how), error
+    assert ("interrupted" in error) == (how is signal.SIGINT)
     assert "Traceback" not in error
     assert {name.split("/")[0] for name in lab.files()} == {"first"}
     lab.add("second")

@@ -386,8 +386,8 @@ def test_the_controls_would_notice_a_method_that_works():
         np.asarray(module.PLACES), methods, np.stack([scores, scores]), None, None, np.full((2, 1, 3), 0.8)
     )
     verdicts = [claim.verdict for claim in module.claims(result)]
-    assert verdicts.count(Verdict.SURPRISE) == 2
-    assert verdicts.count(Verdict.HOLDS) == 5
+    assert verdicts.count(Verdict.SURPRISE) == 4
+    assert verdicts.count(Verdict.HOLDS) == 3
 
 
 def test_settings_2_and_3_would_notice_a_method_that_works():
