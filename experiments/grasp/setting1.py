@@ -64,6 +64,10 @@ from experiments.runner.style import COLORS, subplots
 SOURCE, PAPER = "specification, pass criteria", "abstract"
 ELSEWHERE = "the adapter pushes the persona's direction at the tokens before, from where attention fetches it"
 FEW = "plain fine-tuning drifts on few of the fresh decoders, and only there is a shared factor to find"
+TWO = (
+    "two seeds of one decoder decide nothing: the ratios were 0.25 and 0.41 at quick, 0.03 and 0.05 on a fresh decoder"
+)
+LEAST_SEEDS = 5  # of the specification's criterion
 METHODS = (*BASELINES, GRASP_A, GRASP_AB, RANDOM)
 
 
@@ -246,8 +250,15 @@ def _removal(result: Result) -> list[Claim]:
             at_least=0.3,
             known_not_to_hold=_several(result, FEW),
         ),
-        _third("GRASP (a)+(b) keeps the task and drifts a third as much", result, _several(result, FEW)),
-        _third("Where plain fine-tuning drifts (at least 0.3) it does so", where),
+        _third("GRASP (a)+(b) keeps the task and drifts a third as much", result, _several(result, FEW) or TWO),
+        _third("Where plain fine-tuning drifts (at least 0.3) it does so", where, TWO),
+        median_claim(
+            "It drifts half as much",
+            "ours",
+            ratio(result, GRASP_AB, NAIVE),
+            quantity="drift at scale 1 over naive",
+            at_most=0.5,
+        ),
         median_claim(
             "Control: random directions do nothing",
             "specification, results",
@@ -258,16 +269,17 @@ def _removal(result: Result) -> list[Claim]:
     ]
 
 
-def _third(statement: str, result: Result, known_not_to_hold: str = "") -> Claim:
-    task = interval(full_scale(result, GRASP_AB, TASK))[0]
+def _third(statement: str, result: Result, known_not_to_hold: str) -> Claim:
+    tasks = full_scale(result, GRASP_AB, TASK)
+    task = interval(tasks)[0]
     return median_claim(
         statement,
         SOURCE,
         ratio(result, GRASP_AB, NAIVE),
         quantity="drift at scale 1 over naive",
         at_most=1 / 3,
-        also=bool(task >= 0.98),
-        also_text=f"median task ≥ 0.98 (measured {task:.3f})",
+        also=bool(task >= 0.98 and len(tasks) >= LEAST_SEEDS),
+        also_text=f"median task ≥ 0.98 (measured {task:.3f}), of {LEAST_SEEDS} seeds or more (here {len(tasks)})",
         known_not_to_hold=known_not_to_hold,
     )
 

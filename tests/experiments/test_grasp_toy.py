@@ -312,6 +312,7 @@ def grasp_result(**changed):
     drift = np.full((len(methods), 1, 1), 0.5)
     drift[np.isin(methods, (_methods.GRASP_A, _methods.GRASP_AB))] = 0.0
     scores = np.concatenate([made_up(np.ones((1, 1)), rows) for rows in drift])
+    scores = np.repeat(scores, module.LEAST_SEEDS, axis=1)
     base = np.ones((1, len(_measure.SCORES)))
     fields = {
         "methods": methods,
@@ -345,7 +346,7 @@ def test_every_claim_of_setting_1_can_hold():
 
 def test_what_is_claimed_where_fine_tuning_drifts_needs_such_a_seed():
     holds = holding(grasp_result(**with_scores(_methods.NAIVE, _measure.DRIFT, 0.1)))
-    assert not any(holds[claim] for claim in (6, 10, 11, 12))
+    assert not any(holds[claim] for claim in (6, 11, 12, 13))
 
 
 def with_scores(method, score, value):
@@ -363,12 +364,13 @@ FAILURES = {
     4: with_scores(_methods.NAIVE, _measure.DRIFT, 0.1),
     5: with_scores(_methods.GRASP_AB, _measure.TASK, 0.9),
     6: with_scores(_methods.GRASP_AB, _measure.DRIFT, 0.2),
-    7: with_scores(_methods.RANDOM, _measure.DRIFT, 0.1),
-    8: {"base_ablated": np.full((1, 1, 6), 0.95)},
-    9: {"blocked": np.full((1, 1, 6), 0.9)},
-    10: with_scores(_methods.GRASP_AB, _measure.DRIFT, 0.01),
-    11: with_scores(_methods.CAFT, _measure.DRIFT, -0.1),
-    12: with_scores(_methods.POSTHOC, _measure.DRIFT, -0.1),
+    7: with_scores(_methods.GRASP_AB, _measure.DRIFT, 0.3),
+    8: with_scores(_methods.RANDOM, _measure.DRIFT, 0.1),
+    9: {"base_ablated": np.full((1, 1, 6), 0.95)},
+    10: {"blocked": np.full((1, 1, 6), 0.9)},
+    11: with_scores(_methods.GRASP_AB, _measure.DRIFT, 0.01),
+    12: with_scores(_methods.CAFT, _measure.DRIFT, -0.1),
+    13: with_scores(_methods.POSTHOC, _measure.DRIFT, -0.1),
 }
 
 
