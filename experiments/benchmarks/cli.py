@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -120,6 +121,9 @@ def _run(options: argparse.Namespace, package: str) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
     # Peers are imported and the file is looked at before the first row: neither must cost the minutes of the others.
     chosen = select(options.names, package)
+    for name in benchmarks(package):  # a part runs beside the same libraries as the whole
+        with contextlib.suppress(RunnerError):
+            load(name, package)
     environment = record.environment()
     path = options.out or Path(__file__).parent / "results" / f"{record.slug(record.device_name(environment))}.json"
     kept = record.kept_rows(path, environment) if options.names else []
