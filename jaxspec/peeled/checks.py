@@ -108,6 +108,16 @@ def masses_or_uniform(
     return jnp.asarray(masses, dtype)
 
 
+def default_grad_tol(tol: Any, dtype: Any) -> Float[Array, ""]:
+    """Norm of the gradient at which the factorised solvers call a point stationary.
+
+    Args:
+        tol: the norm; None: 1e-5 in float32, 1e-9 in float64.
+        dtype: of the computation.
+    """
+    return jnp.asarray((1e-5 if jnp.finfo(dtype).bits <= 32 else 1e-9) if tol is None else tol, dtype)
+
+
 def default_gap(tol: Any, dtype: Any) -> Float[Array, ""]:
     """Absolute duality gap at which a solver stops.
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Key
 from jaxspec.linalg import spectral_norm
 from jaxspec.linalg.concrete import is_concrete
 from jaxspec.peeled.certificate import LEAST_WEIGHT, loss_of, per_vector_gap
-from jaxspec.peeled.checks import check_number, default_gap
+from jaxspec.peeled.checks import check_number, default_gap, default_grad_tol
 from jaxspec.peeled.loss import ScaledLoss
 from jaxspec.peeled.problem import FactoredSolution, LayerPeeledProblem
 from jaxspec.peeled.projection import project_to_ball, projected
@@ -101,9 +101,7 @@ def solve_factored(
     if not 0 < scale < math.inf:
         raise ValueError(f"init_scale is {scale}; expected a finite number > 0: 0 is a saddle")
     dtype = problem.targets.dtype
-    if grad_tol is None:
-        grad_tol = 1e-5 if jnp.finfo(dtype).bits <= 32 else 1e-9
-    tolerances = default_gap(tol, dtype), jnp.asarray(grad_tol, dtype)
+    tolerances = default_gap(tol, dtype), default_grad_tol(grad_tol, dtype)
     static = _Static(dim, method, 2000 if max_iter is None else max_iter, check_every, scale)
     start = None if init is None else _checked_start(init, problem, dim)
     if method == "lbfgs":

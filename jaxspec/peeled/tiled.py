@@ -19,7 +19,14 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.subspace import operator_top_svd
-from jaxspec.peeled.checks import check_number, default_gap, floating, masses_or_uniform
+from jaxspec.peeled.checks import (
+    check_distributions,
+    check_number,
+    default_gap,
+    default_grad_tol,
+    floating,
+    masses_or_uniform,
+)
 from jaxspec.peeled.factored import tangent
 from jaxspec.peeled.problem import FactoredSolution
 from jaxspec.peeled.projection import project_to_ball, projected
@@ -137,8 +144,6 @@ def solve_factored_tiled(
     targets = _checked(targets)
     dtype = targets.probs.dtype
     weights = masses_or_uniform("weights", weights, len(targets.ids), dtype)
-    if grad_tol is None:
-        grad_tol = 1e-5 if jnp.finfo(dtype).bits <= 32 else 1e-9
     rates = jnp.asarray(learning_rate, dtype), jnp.asarray(momentum, dtype)
     radii = (
         jnp.sqrt(targets.vocabulary * jnp.asarray(budget_W, dtype)),
@@ -146,7 +151,7 @@ def solve_factored_tiled(
     )
     static = _Static(mesh, targets.vocabulary, block, steps, sweeps)
     start = _start(key, targets, dim, init_scale)
-    tolerances = default_gap(tol, dtype), jnp.asarray(grad_tol, dtype)
+    tolerances = default_gap(tol, dtype), default_grad_tol(grad_tol, dtype)
     return _solve(_Corpus(targets.ids, targets.probs, weights), start, radii, rates, tolerances, static)
 
 
@@ -157,15 +162,9 @@ def _checked(targets: SparseTargets) -> SparseTargets:
         raise ValueError(f"targets have shapes {ids.shape} and {probs.shape}; expected (m, k) twice, m, k >= 1")
     if V < 1:
         raise ValueError(f"targets.vocabulary is {V}; expected an integer >= 1")
-    if is_concrete(ids, probs):
-        if np.any((np.asarray(ids) < 0) | (np.asarray(ids) >= V)):
-            raise ValueError(f"targets.ids run from {ids.min()} to {ids.max()}; expected 0 to {V - 1}")
-        values = np.asarray(probs, float)
-        off = np.abs(values.sum(axis=1) - 1)
-        wrong = ~(np.all(values >= 0, axis=1) & (off <= (1e-4 if jnp.finfo(probs.dtype).bits <= 32 else 1e-6)))
-        if wrong.any():
-            context = int(np.argmax(wrong))
-            raise ValueError(f"targets.probs: context {context} holds {values[context]}; expected a distribution")
+    check_distributions("targets.probs, transposed", probs.T)
+    if is_concrete(ids) and np.any((np.asarray(ids) < 0) | (np.asarray(ids) >= V)):
+        raise ValueError(f"targets.ids run from {ids.min()} to {ids.max()}; expected 0 to {V - 1}")
     return SparseTargets(ids, probs, int(V))
 
 

@@ -99,7 +99,7 @@ for shape in ((4, 2), (1, 8), (8, 1)):
         ({"weights": np.ones(M)}, "weights sums to 13"),
         ({"mesh": jax.sharding.Mesh(np.array(jax.devices()[:1]), ("x",))}, "mesh has axes"),
         ({"targets": sparse(0)._replace(vocabulary=5)}, "expected 0 to 4"),
-        ({"targets": sparse(0)._replace(probs=jnp.ones((M, K)))}, "context 0 holds"),
+        ({"targets": sparse(0)._replace(probs=jnp.ones((M, K)))}, "targets.probs, transposed: column 0 sums to 3"),
         ({"targets": sparse(0)._replace(probs=jnp.ones((M, K + 1)))}, "expected .m, k. twice"),
     ],
 )
