@@ -22,8 +22,12 @@ from jaxspec.optim import freon, grasp, kaon, muon
 
 folder, out, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
 params = {{"up": jax.random.normal(jax.random.key(0), (6, 9)), "down": jnp.zeros((9, 6)), "bias": jnp.zeros(9)}}
-kernels = {{"up": kaon(0.02, jax.random.key(3), method="iid"), "down": grasp(muon(0.02), jnp.eye(6)[:, :2], lambda path: "reads")}}
-optimizer = optax.multi_transform(kernels | {{"bias": freon(0.02, 0.75)}}, {{name: name for name in params}})
+kinds = {{
+    "up": kaon(0.02, jax.random.key(3), method="iid"),
+    "down": grasp(muon(0.02), jnp.eye(6)[:, :2], lambda path: "reads"),
+    "bias": freon(0.02, 0.75),
+}}
+optimizer = optax.multi_transform(kinds, {{name: name for name in params}})
 
 
 @jax.jit

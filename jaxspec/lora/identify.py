@@ -22,7 +22,7 @@ from jaxspec.lora.selection import Side, Stack, by_path, per_matrix, stacked
 from jaxspec.lora.spectra import alignments, leading, one_below_the_other, own_directions, shares, thin_factor, weighted
 
 # Up to this many columns (or rows) all of the spectrum is cheap.
-_LARGEST_GRAM = 1024
+_LARGEST_GRAM = 512
 Weight = Literal["none", "unit"] | Mapping[str, ArrayLike]
 
 
@@ -138,7 +138,7 @@ def identify_factors(
         activations: states of the stream (*samples, d) on prompts without labels, at the tokens after which an answer
             follows; or a sequence of such arrays, one for every depth. See `pre_existence`.
         key: randomness of the nulls; default ``jax.random.key(0)``.
-        engine: ``"gram"``, ``"subspace"``, or the first up to 1024 columns and the second beyond (static).
+        engine: ``"gram"``, ``"subspace"``, or the first up to 512 columns and the second beyond (static).
         draws: number of draws of the alignment's null (static); p-values are never below ``1 / (1 + draws)``.
 
     Returns:

@@ -69,7 +69,7 @@ def alignment_null(
             x = jnp.tril(x, -1) + jnp.diag(_chi(jnp.diagonal(x), d - jnp.arange(layers, dtype=jnp.float32)))
         x = x / jnp.sqrt(jnp.sum(x * x, axis=1, keepdims=True)) * present[:, None]
         gram = x @ x.T if layers <= size else x.T @ x
-        return decompositions.eigh(gram, symmetrize=False)[0][-1]
+        return jax.lax.platform_dependent(gram, cpu=_bisected, default=_largest)
 
     keys = jax.random.split(key, draws)
     largest = jax.lax.map(draw, keys, batch_size=max(1, min(draws, 2**20 // (layers * size))))
@@ -87,6 +87,21 @@ def is_drawn(layers: int, d: int) -> bool:
         Whether `alignment_null` is meant to be used.
     """
     return min(layers, d) <= _LARGEST_DRAWN
+
+
+def _largest(gram):
+    """Largest eigenvalue."""
+    return decompositions.eigh(gram, symmetrize=False)[0][-1]
+
+
+def _bisected(gram):
+    """The same in less than half the time, from a tridiagonal form; without eigenvectors, and not on every device."""
+    last = gram.shape[-1] - 1
+    if last == 0:
+        return gram[0, 0]
+    _, diagonal, beside, _ = jax.lax.linalg.tridiagonal(gram, lower=True)
+    select = {"eigvals_only": True, "select": "i", "select_range": (last, last)}
+    return jax.scipy.linalg.eigh_tridiagonal(diagonal, beside, **select)[0]
 
 
 def _chi(normal, freedom):
