@@ -17,7 +17,7 @@ endif
 reproduce test: export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lint bench docs clean
+.PHONY: help reproduce test lint bench peers docs clean
 
 help:
 	@echo 'make reproduce  every experiment at its quick preset, then results/index.html (ARGS=--strict: fail on a failed claim;'
@@ -25,6 +25,7 @@ help:
 	@echo 'make test       the whole test suite, doctests included (ARGS="tests/linalg -x": part of it)'
 	@echo 'make lint       ruff check and ruff format --check'
 	@echo 'make bench      timings against other libraries'
+	@echo 'make peers      panel estimators of other packages beside ours, each in an environment of its own in .peers'
 	@echo 'make docs       the documentation in site/, with the figures of results/ where they are'
 	@echo 'make clean      remove .venv, caches and built pages; results/ stays'
 	@echo 'PYTHON=python3.12 chooses the interpreter; VENV= uses it as it is and installs nothing.'
@@ -44,6 +45,9 @@ lint: $(READY)
 bench: $(READY)
 	$(RUN) -m experiments.benchmarks $(ARGS)
 
+peers: $(READY)
+	$(RUN) -m experiments.benchmarks.panel_peers --environments .peers --proposition-99 $(ARGS)
+
 # The variable silences the theme's notice about its successor.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict $(ARGS)
@@ -51,7 +55,7 @@ docs: $(READY)
 	@echo 'Open site/index.html, or serve it with search: $(RUN) -m http.server --directory site'
 
 clean:
-	rm -rf .venv build dist site .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .peers build dist site .pytest_cache .ruff_cache .hypothesis
 	find jaxspec experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ifneq ($(READY),)

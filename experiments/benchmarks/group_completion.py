@@ -4,7 +4,6 @@ Everybody solves the same convex program in double precision; the quality is how
 taken from a run of ours to a duality gap of 1e-9. fancyimpute's soft-impute does not run with current scikit-learn.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.frame import Contestant, Row, at_most, faster, in_double
+from experiments.benchmarks.growth import growth_row
 from experiments.benchmarks.peers import soft_impute_path as numpy_soft_impute_path
 from experiments.group_completion._tables import GRID, Design, draws, row_groups
 from jaxspec.completion import Game, Groups, SoftImpute, cv_lambda, game, game_weights, soft_impute_path
@@ -101,29 +101,19 @@ def choice_row(rows: int, columns: int) -> Row:
     return Row(measured, ours, peers, "choice", (at_most("soft_impute", 5.0),))
 
 
-def growth_row(designs: tuple[Design, ...], sizes: tuple[int, ...], what: str) -> Row:
+def growth_of_game(designs: tuple[Design, ...], sizes: tuple[int, ...], what: str) -> Row:
     """Time of a fixed number of iterations at several sizes, and the exponent fitted to it."""
-    problems = [_table(design) for design in designs]
-    with jax.enable_x64(True):
-        lams = [KAPPA * game_weights(W, groups) for _, W, groups in problems]
 
-    def call() -> np.ndarray:
-        seconds = []
+    def solve(Y: jax.Array, W: jax.Array, groups: Groups, lam: np.ndarray) -> Any:
+        options = {"tol": 0.0, "max_iter": ITERATIONS, "check_every": ITERATIONS, "validate": False}
+        return game(Y, W, groups, lam, **options)
+
+    calls = []
+    for Y, W, groups in map(_table, designs):
         with jax.enable_x64(True):
-            for (Y, W, groups), lam in zip(problems, lams, strict=True):
-                start = time.perf_counter()
-                options = {"tol": 0.0, "max_iter": ITERATIONS, "check_every": ITERATIONS, "validate": False}
-                jax.block_until_ready(game(Y, W, groups, lam, **options))
-                seconds.append(time.perf_counter() - start)
-        return np.asarray(seconds)
-
-    def quality(seconds: np.ndarray) -> dict[str, float]:
-        return {"exponent": float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])}
-
-    ours = Contestant(
-        call, f"game, {ITERATIONS} iterations at each of {what} = {', '.join(map(str, sizes))}", quality=quality
-    )
-    return Row(f"Growth of GAME with the {what}", ours, {}, "sweep")
+            lam = KAPPA * game_weights(W, groups)
+        calls.append(in_double(partial(solve, Y, W, groups, lam)))
+    return growth_row(f"Growth of GAME with the {what}", f"game, {ITERATIONS} iterations", sizes, calls)
 
 
 def _table(design: Design) -> tuple[jax.Array, jax.Array, Groups]:
@@ -151,7 +141,7 @@ def _growth(name: str, sizes: tuple[int, ...]) -> Callable[[], Row]:
         "columns": lambda size: Design(600, size),
         "groups": lambda size: Design(4000, 40, (size - 2, 2)),
     }[name]
-    return partial(growth_row, tuple(make(size) for size in sizes), sizes, name)
+    return partial(growth_of_game, tuple(make(size) for size in sizes), sizes, name)
 
 
 ROWS: dict[str, Callable[[], Row]] = {

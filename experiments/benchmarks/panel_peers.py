@@ -1,7 +1,8 @@
 """Accuracy and time of panel estimators beside ours, every peer in its own environment: ``python -m ... --help``.
 
-A peer takes part when its interpreter is named, ``--peer causaltensor=PATH``; panels go to it in a file. A run replaces
-its own rows of the record and keeps the others. The figures are no ratios: peers are not interleaved with ours.
+``--environments FOLDER`` makes the environments that FOLDER lacks, with the versions of ``PEERS``; without it a peer
+takes part when its interpreter is named, ``--peer causaltensor=PATH``. Panels go to it in a file. A run replaces its
+own rows of the record and keeps the others. The figures are no ratios: peers are not interleaved with ours.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,6 +37,14 @@ ATT_TASKS = {
     "causaltensor_did": "causaltensor",
     "mcnnm_att": "causaltensor",
 }
+# What the record was made with, and what these versions need pinned beside them.
+PEERS = {
+    "causaltensor": ("causaltensor==0.1.12",),
+    "diffdiff": ("diff-diff==3.13.0",),
+    "fancyimpute": ("fancyimpute==0.7.0", "scikit-learn<1.6"),
+    "pysyncon": ("pysyncon==1.7.0",),
+    "synthdid": ("synthdid==0.10.1",),
+}
 COLUMNS = ("method", "design", "side", "panels", "max-row error", "tau rmse", "tau bias", "seconds")
 
 
@@ -57,7 +67,8 @@ OURS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     options = _parser().parse_args(arguments)
-    peers = dict(word.split("=", 1) for word in options.peer)
+    peers = {} if options.environments is None else _environments(options.environments)
+    peers |= dict(word.split("=", 1) for word in options.peer)
     environment = record.environment()
     kept = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     for row in measured(options, peers):
@@ -72,8 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.panel_peers", description=__doc__)
-    names = sorted({*GENERATOR_TASKS.values(), *ATT_TASKS.values()})
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help=f"of {', '.join(names)}")
+    parser.add_argument("--environments", type=Path, metavar="FOLDER", help="a virtual environment for every peer")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--designs", nargs="*", default=["row", "within"])
     parser.add_argument("--sides", nargs="*", type=int, default=[100, 200], help="units and periods of a panel")
     parser.add_argument("--seed", type=int, default=900, help="of the first panel")
@@ -82,6 +93,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--proposition-99", action="store_true")
     parser.add_argument("--out", type=Path, default=OUT)
     return parser
+
+
+def _environments(folder: Path) -> dict[str, str]:
+    """The interpreter of every peer. An environment that was not finished is made again."""
+    found = {}
+    for name, requirements in PEERS.items():
+        home = folder / name
+        python, finished = home / "bin" / "python", home / "installed.txt"
+        wanted = "\n".join(requirements)
+        if not finished.exists() or finished.read_text() != wanted:
+            venv.create(home, clear=True, with_pip=True)
+            install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            subprocess.run([*install, *requirements], check=True)
+            finished.write_text(wanted)
+        found[name] = str(python)
+    return found
 
 
 def measured(options: argparse.Namespace, peers: dict[str, str]) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,9 @@ from experiments.benchmarks import (
     associative_memory,
     cli,
     dmft,
+    growth,
     lora_files,
+    panel_peers,
     prox,
     record,
     table,
@@ -274,6 +276,7 @@ def test_every_benchmark_defines_its_rows():
         "associative_memory",
         "dmft",
         "group_completion",
+        "growth",
         "linalg",
         "lora",
         "lora_files",
@@ -284,7 +287,7 @@ def test_every_benchmark_defines_its_rows():
         "spectral_optimizers",
         "tensor_completion",
     ]
-    assert len(cli.select([], package)) == 9 + 3 + 10 + 6 + 4 + 1 + 2 + 7 + 3 + 5 + 16 + 16
+    assert len(cli.select([], package)) == 9 + 3 + 10 + 8 + 6 + 4 + 1 + 2 + 7 + 3 + 5 + 16 + 16
     assert list(cli.select(["linalg.top_svd_2000x1000"], package)) == ["linalg.top_svd_2000x1000"]
     with pytest.raises(RunnerError, match=r"prox\.svt_50x2500_float32_gram"):
         cli.select(["prox.svt_50x2500_float32_gran"], package)
@@ -384,6 +387,39 @@ def test_contestants_predict_the_same_training():
     assert quality["ours"]["error of f"] < 0.02
     assert quality["fixed_point"]["error of f"] < 0.02
     assert 1 < quality["fixed_point"]["iterations"] < 20
+
+
+def test_a_growth_row_fits_the_exponent():
+    seconds = iter([0.0, 1.0, 1.0, 5.0])  # a call takes 1 s at size 3 and 4 s at size 6
+    calls, called = [lambda: called.append(3), lambda: called.append(6)], []
+    row = growth.growth_row("measured", "settings", (3, 6), calls)
+    assert called == [3, 6]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(growth.time, "perf_counter", lambda: next(seconds))
+        found = row.ours.call()
+    assert called == [3, 6, 3, 6]
+    assert row.ours.quality(found) == pytest.approx({"s at 3": 1.0, "s at 6": 4.0, "exponent": 2.0})
+
+
+@pytest.mark.parametrize("name", ["cycle", "theory"])
+def test_a_growing_operation_runs_at_its_sizes(name):
+    made = {"cycle": growth._cycle, "theory": growth._theory}[name]
+    sizes = (4, 5)
+    row = growth._operation("measured", "settings", sizes, made, double=True)()
+    assert {f"s at {size}" for size in sizes} | {"exponent"} == set(row.ours.quality(row.ours.call()))
+
+
+def test_an_environment_is_made_once_and_again_when_unfinished(tmp_path, monkeypatch):
+    made, installed = [], []
+    monkeypatch.setattr(panel_peers.venv, "create", lambda home, **options: (made.append(home.name), home.mkdir()))
+    monkeypatch.setattr(panel_peers.subprocess, "run", lambda command, **options: installed.append(command[-1]))
+    found = panel_peers._environments(tmp_path)
+    assert sorted(made) == sorted(panel_peers.PEERS) == sorted(found)
+    assert "pysyncon==1.7.0" in installed
+    (tmp_path / "pysyncon" / "installed.txt").unlink()
+    monkeypatch.setattr(panel_peers.venv, "create", lambda home, **options: made.append(home.name))
+    assert panel_peers._environments(tmp_path) == found
+    assert made[len(panel_peers.PEERS) :] == ["pysyncon"]
 
 
 def test_results_are_waited_for():
