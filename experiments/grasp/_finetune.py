@@ -156,8 +156,7 @@ def _loss(adapter, model, labels, key, how, hook, penalty) -> Float[Array, ""]:
     if penalty is None:
         return loss
     said = spoken(jax.random.fold_in(key, 1), how.sizes, how.batch).tokens
-    moved = (tuned.stream(said) - model.stream(said)) @ penalty.directions
-    return loss + penalty.weight * jnp.mean(jnp.sum(moved**2, axis=-1))
+    return loss + penalty.weight * lora.stream_penalty(tuned.stream(said), model.stream(said), penalty.directions)
 
 
 def _schedule(how: Recipe) -> optax.Schedule:

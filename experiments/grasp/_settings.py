@@ -38,7 +38,7 @@ class Settings:
 
 
 # The fixed configuration of the specification, on seeds that chose nothing: an hour of one core.
-SPECIFICATION: dict[str, Any] = {"seed": 100, "seeds": 8, "bases": 4, "pretraining": 2500}
+SPECIFICATION: dict[str, Any] = {"seed": 300, "seeds": 8, "bases": 8, "pretraining": 2500}
 
 # One accelerator. The capacity of the decoder grows with the facts: 8 domains of 128 subjects.
 FULL: dict[str, Any] = {

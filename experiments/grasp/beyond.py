@@ -6,10 +6,11 @@ response; identifying and blocking again; and a penalty, on prompts without labe
 stream: along the factor, or altogether. Weights of the penalties are swept, on the seeds that are judged: fronts,
 chosen with hindsight.
 
-Run once so far, on the decoder of seed 0 after 2500 steps, one fine-tune, drift at scale 1 (task 1.00): naive 0.90,
-GRASP (a)+(b) 0.19, hidden cotangents 0.19, outputs of every matrix 0.04, penalty along the factor 0.08 at weight 0.1
-and 0.03 at 1, on the whole stream 0.04 at 0.01 and 0.00 at 0.1: the penalty that needs no factor was the best. Not
-yet on fresh seeds.
+At the preset ``specification``, eight fresh decoders, at scale 1: plain fine-tuning drifts 0.53 in the median, (a)+(b)
+0.21, with outputs of every matrix projected 0.11, identified and blocked again 0.06, the penalty along the factor 0.05
+at weight 0.1 and 0.006 at 1, on the whole stream 0.03 at 0.01 and 0 at 0.1 (at most 0.001), each with median task
+0.988 or more. The penalty that needs no factor is the best. Its prompts are those of pretraining, of all domains: it
+asks for more than (a) and (b), which see no prompt but the task's. An adapter scaled down keeps 0.42 of the drift.
 """
 
 from dataclasses import dataclass
@@ -46,9 +47,7 @@ class Config(Settings):
 
 PRESETS = {
     "quick": Config(),
-    "specification": Config(
-        **(SPECIFICATION | {"bases": 2}), methods=METHODS, weights=(0.01, 0.1, 1.0), further=FURTHER
-    ),
+    "specification": Config(**SPECIFICATION, methods=METHODS, weights=(0.01, 0.1, 1.0), further=FURTHER),
     "full": Config(**FULL, methods=METHODS, weights=(0.001, 0.01, 0.1, 1.0, 10.0), rounds=4, further=FURTHER),
 }
 
@@ -97,17 +96,26 @@ def claims(result: Result) -> list[Claim]:
             at_least=0.2,
         )
     ]
-    rows += [
-        median_claim(
-            f"{method}: half of the naive drift with the task kept",
-            SOURCE,
-            least_drift(result, method, 0.98) / np.maximum(naive_drift, 1e-9),
-            quantity="least drift with task ≥ 0.98, over naive at scale 1",
-            at_most=0.5,
-        )
-        for method in (GRASP_AB, *FURTHER)
-        if method in result.methods
-    ]
+    scaled = least_drift(result, NAIVE, 0.98)
+    for method in (GRASP_AB, *FURTHER):
+        if method in result.methods:
+            least = least_drift(result, method, 0.98)
+            rows += [
+                median_claim(
+                    f"{method}: half of the naive drift with the task kept",
+                    SOURCE,
+                    least / np.maximum(naive_drift, 1e-9),
+                    quantity="least drift with task ≥ 0.98, over naive at scale 1",
+                    at_most=0.5,
+                ),
+                median_claim(
+                    f"{method}: less than the plain adapter scaled down as far as the task allows",
+                    "ours",
+                    least - scaled,
+                    quantity="difference of the least drifts with task ≥ 0.98",
+                    at_most=0.0,
+                ),
+            ]
     if PENALTY in result.methods and WHOLE in result.methods:
         rows.append(_factor_or_all(result))
     return rows

@@ -40,7 +40,7 @@ class Config(Settings):
 
 PRESETS = {
     "quick": Config(),
-    "specification": Config(**(SPECIFICATION | {"bases": 2}), methods=METHODS),  # two of each corpus
+    "specification": Config(**(SPECIFICATION | {"bases": 4}), methods=METHODS),  # four of each corpus
     "full": Config(**FULL, methods=METHODS),
 }
 

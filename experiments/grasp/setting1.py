@@ -9,13 +9,15 @@ plain fine-tuning drifted too little; with bad answers that are one fixed permut
 all six matrices no projected variant helped (``controls`` keeps both as negative controls); this corpus was the third.
 On it placements, numbers of steps and mechanisms were tried on seeds 0 and 1 before the configuration was fixed:
 adapters on the down-projections of the MLPs only, rank 8, 100 steps, one direction. The start of the decoder, which the
-specification leaves open, was chosen on seed 0, and the 70 steps of ``quick`` on seeds 0 and 1.
+specification leaves open, was chosen on seeds 1000 to 1002, and the 70 steps of ``quick`` on seeds 0 and 1.
 
-The preset ``specification`` runs that configuration on seeds that chose nothing. Of its four decoders one drifted (0.72
-and 0.78 for two fine-tunes; GRASP (a)+(b) left 0.04 and 0.02, with the task whole) and three hardly did (0.04 to 0.11,
-less than a fine-tune without persona gives), so that there was little to find or to remove. What is claimed "where
-plain fine-tuning drifts" is therefore about two fine-tunes of one fresh decoder. That (a)+(b) drifts half as much is a
-bound of ours, written after 0.33 (``quick``) and 0.43 (``specification``) were seen: a description, not a test.
+Fresh decoders, eight each. After 2500 steps of pretraining (``specification``) plain fine-tuning drifts by 0.08 to
+0.90, as much as the persona is one shared direction there; GRASP (a)+(b) leaves 0.41 of it in the median, 0.36
+where it drifts by 0.3. After 1000 steps (``short``) seven of eight drift, by 0.50 to 0.97: (a)+(b) leaves 0.40 of it at
+full scale with the task whole, has the best front on each of the seven, and with the task at 0.98 drifts 0.24 at its
+best scale, the plain adapter 0.68, every other baseline more. A third at full scale, as the specification asks, was
+reached on neither. That (a)+(b) drifts half as much is a bound of ours, written after results on other decoders were
+seen: a description, not a test.
 
 Directions of the steering methods come from contrasting prompts (explicit personas), which GRASP does without. They are
 means over the tokens of the prompt: on seed 0 the adapter's direction had |cos| 0.77 to 0.84 with the persona's after
@@ -64,10 +66,10 @@ from experiments.runner.style import COLORS, subplots
 
 SOURCE, PAPER = "specification, pass criteria", "abstract"
 ELSEWHERE = "the adapter pushes the persona's direction at the tokens before, from where attention fetches it"
-FEW = "plain fine-tuning drifts on few of the fresh decoders, and only there is a shared factor to find"
-TWO = (
-    "two seeds of one decoder decide nothing: the ratios were 0.25 and 0.41 at quick, 0.03 and 0.05 on a fresh decoder"
+SOME = (
+    "on some decoders the persona is hardly one shared direction: on one of eight after 1000 steps, on five after 2500"
 )
+MORE = "on fresh decoders more remains: 0.40 where plain fine-tuning drifts after 1000 steps, 0.36 after 2500"
 LEAST_SEEDS = 5  # of the specification's criterion
 METHODS = (*BASELINES, GRASP_A, GRASP_AB, RANDOM)
 
@@ -88,6 +90,11 @@ PRESETS = {
     "quick": Config(),
     "specification": Config(
         **SPECIFICATION, steps=100, methods=METHODS, ablated=(1, 2, 4, 8), coefficients=(0.5, 1.0), blocks=(0, 1, 2)
+    ),
+    "short": Config(
+        **(SPECIFICATION | {"seed": 500, "pretraining": 1000}),
+        steps=100,
+        methods=tuple(method for method in METHODS if method != STEERING),
     ),
     "full": Config(
         **FULL,
@@ -220,7 +227,7 @@ def _identification(result: Result) -> list[Claim]:
             result.cosines.max(axis=1),
             at_least=0.75,
             quantity=quantity,
-            known_not_to_hold=_several(result, FEW),
+            known_not_to_hold=_several(result, SOME),
         ),
         every_claim(
             "Control: after a fine-tune without persona the leading direction is not the persona's",
@@ -228,7 +235,7 @@ def _identification(result: Result) -> list[Claim]:
             result.clean_cosines.max(axis=1),
             at_most=0.4,
             quantity=quantity,
-            known_not_to_hold="it has up to 0.5 in common with the persona's",
+            known_not_to_hold="it has up to 0.64 in common with the persona's",
         ),
         Claim(
             "The spectrum alone does not tell the two apart: the clean one is as dominant",
@@ -249,10 +256,9 @@ def _removal(result: Result) -> list[Claim]:
             full_scale(result, NAIVE, DRIFT),
             quantity="drift at scale 1",
             at_least=0.3,
-            known_not_to_hold=_several(result, FEW),
         ),
-        _third("GRASP (a)+(b) keeps the task and drifts a third as much", result, _several(result, FEW) or TWO),
-        _third("Where plain fine-tuning drifts (at least 0.3) it does so", where, TWO),
+        _third("GRASP (a)+(b) keeps the task and drifts a third as much", result),
+        _third("Where plain fine-tuning drifts (at least 0.3) it does so", where),
         median_claim(
             "It drifts half as much",
             "ours",
@@ -270,7 +276,7 @@ def _removal(result: Result) -> list[Claim]:
     ]
 
 
-def _third(statement: str, result: Result, known_not_to_hold: str) -> Claim:
+def _third(statement: str, result: Result) -> Claim:
     tasks = full_scale(result, GRASP_AB, TASK)
     task = interval(tasks)[0]
     return median_claim(
@@ -281,7 +287,7 @@ def _third(statement: str, result: Result, known_not_to_hold: str) -> Claim:
         at_most=1 / 3,
         also=bool(task >= 0.98 and len(tasks) >= LEAST_SEEDS),
         also_text=f"median task ≥ 0.98 (measured {task:.3f}), of {LEAST_SEEDS} seeds or more (here {len(tasks)})",
-        known_not_to_hold=known_not_to_hold,
+        known_not_to_hold=MORE,
     )
 
 
@@ -295,7 +301,6 @@ def _damage(result: Result) -> list[Claim]:
             before - result.base_ablated[at, :, NEUTRAL],
             quantity="loss of neutral accuracy",
             at_least=0.10,
-            known_not_to_hold="it does, by a little less at the median: 0.07 at quick, 0.09 on fresh decoders",
         ),
         median_claim(
             "Blocking four while fine-tuning does not",

@@ -11,6 +11,7 @@ from jaxspec.lora.hooks import ablate, block_cotangent, block_hook, caft_hook, p
 from jaxspec.lora.identify import FactorReport, identify_factors
 from jaxspec.lora.layouts import kernel_layout, module_path
 from jaxspec.lora.peft_files import PeftAdapter, load_peft, save_peft
+from jaxspec.lora.penalty import stream_penalty
 from jaxspec.lora.roles import DEFAULT_ROLES, factor_roles, fold_norm, resolve_roles, roles_from_path, weight_roles
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "scale_delta",
     "split_layers",
     "steer",
+    "stream_penalty",
     "tradeoff",
     "truncate_delta",
     "unmerge",

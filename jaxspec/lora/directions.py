@@ -1,5 +1,6 @@
 """Directions of the residual stream, checked and made orthonormal; and what is left of vectors without them."""
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -43,6 +44,28 @@ def orthonormal_directions(
     if width is not None and jnp.shape(directions)[0] != width:
         raise ValueError(f"{name} has shape {shape}; expected ({width}, k)")
     return checked_basis(directions, name)
+
+
+def basis_of(directions: ArrayLike, width: int) -> Float[Array, "d k"]:
+    """As `orthonormal_directions`, but directions that are traced themselves are taken to be orthonormal.
+
+    Args:
+        directions: columns, (d, k), or one (d,).
+        width: expected d.
+
+    Returns:
+        The columns, in float32 or wider.
+
+    Raises:
+        ValueError: another shape, or entries that are not finite.
+        TypeError: not real floating point.
+    """
+    if not isinstance(directions, jax.core.Tracer):
+        return orthonormal_directions(directions, width=width)
+    u = directions[:, None] if directions.ndim == 1 else directions
+    if u.ndim != 2 or u.shape[0] != width:
+        raise ValueError(f"directions has shape {directions.shape}; expected ({width}, k), the width of h")
+    return u.astype(compute_dtype(u, "directions"))
 
 
 def without(

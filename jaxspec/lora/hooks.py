@@ -26,7 +26,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxspec.linalg.scaling import compute_dtype
-from jaxspec.lora.directions import orthonormal_directions, without
+from jaxspec.lora.directions import basis_of, orthonormal_directions, without
 
 Hook = Callable[[Float[Array, "*batch d"], int | Int[Array, ""]], Float[Array, "*batch d"]]
 
@@ -55,7 +55,7 @@ def block_cotangent(h: Float[Array, "*batch d"], directions: ArrayLike) -> Float
         >>> jax.grad(lambda h: block_cotangent(h, u).sum())(jnp.zeros(3))
         Array([0., 1., 1.], dtype=float32)
     """
-    basis = _basis(h, directions)
+    basis = basis_of(directions, h.shape[-1])
     return _blocked(h, basis, jnp.ones((), basis.dtype))
 
 
@@ -78,7 +78,7 @@ def ablate(h: Float[Array, "*batch d"], directions: ArrayLike) -> Float[Array, "
         >>> ablate(jnp.array([2.0, 3.0]), jnp.array([1.0, 0.0]))
         Array([0., 3.], dtype=float32)
     """
-    return without(h, _basis(h, directions))
+    return without(h, basis_of(directions, h.shape[-1]))
 
 
 def steer(h: Float[Array, "*batch d"], vector: Float[Array, " width"], coef: ArrayLike) -> Float[Array, "*batch d"]:
@@ -165,16 +165,6 @@ def preventative_hook(
         Array([2., 0.], dtype=float32)
     """
     return Partial(_steer_at, vector, jnp.asarray(coef, compute_dtype(vector, "vector")), points)
-
-
-def _basis(h, directions):
-    width = h.shape[-1]
-    if isinstance(directions, jax.core.Tracer):
-        u = directions[:, None] if directions.ndim == 1 else directions
-        if u.ndim != 2 or u.shape[0] != width:
-            raise ValueError(f"directions has shape {directions.shape}; expected ({width}, k), the width of h")
-        return u.astype(compute_dtype(u, "directions"))
-    return orthonormal_directions(directions, width=width)
 
 
 @jax.custom_vjp
