@@ -331,6 +331,7 @@ def grasp_result(**changed):
         "base_ablated": 0.8 * base[None],
         "blocked": 0.98 * base[None],
         "decoders": 2,
+        "pretraining": 2500,
     }
     return module.Result(**(fields | changed))
 
