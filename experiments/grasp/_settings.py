@@ -29,7 +29,7 @@ class Settings:
     hidden: int = 192  # of the MLP
     pretraining: int = 1000  # steps
     batch: int = 256  # prompts per step of pretraining
-    repeats: int = 4  # prompts for every subject, domain and persona on which a score is measured
+    repeats: int = 2  # prompts for every subject, domain and persona on which a score is measured
     scales: tuple[float, ...] = (0.55, 0.7, 0.85, 1.0)  # of the adapter, the trained one last
     rank: int = 8  # of the adapters
     steps: int = 100  # of fine-tuning
@@ -38,7 +38,7 @@ class Settings:
 
 
 # The fixed configuration of the specification, on seeds that chose nothing: an hour of one core.
-SPECIFICATION: dict[str, Any] = {"seed": 300, "seeds": 8, "bases": 8, "pretraining": 2500}
+SPECIFICATION: dict[str, Any] = {"seed": 300, "seeds": 8, "bases": 8, "pretraining": 2500, "repeats": 4}
 
 # One accelerator. The capacity of the decoder grows with the facts: 8 domains of 128 subjects.
 FULL: dict[str, Any] = {
