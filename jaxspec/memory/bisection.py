@@ -1,7 +1,8 @@
 """How many random associations a memory holds, seed by seed, by bisection between certificates.
 
-Feasibility is monotone in the number n of leading associations, so n is bisected with a traced mask. Undecided numbers
-stay apart: the bisection goes on below and above them.
+Feasibility is monotone in the number n of leading associations, so n is bisected with a traced mask, first where the
+theory expects the capacity; each search starts from the memory of the one before. Undecided numbers stay apart: the
+bisection goes on below and above them.
 """
 
 import math
@@ -22,6 +23,7 @@ from jaxspec.processes import gathered
 from jaxspec.solvers.loop import CONVERGED, RUNNING, iterate
 
 _DOUBLINGS = 6
+_SPREAD = 2.0  # of capacities around the theory's, relative, times d
 
 
 class Capacity(NamedTuple):
@@ -51,6 +53,20 @@ class _Bracket(NamedTuple):
     undecided: Array
     iter: Array
     status: Array
+    W: Array | None = None
+
+
+class _Prior(NamedTuple):
+    """Where the capacity is expected: a Cauchy law, whose tails let a bracket that it misses grow geometrically."""
+
+    center: float
+    width: float
+
+    def median(self, low: Array, high: Array) -> Array:
+        """The number in ``low + 1 .. high - 1`` that halves the probability between low and high."""
+        angles = [jnp.arctan((v - self.center) / self.width) for v in (low, high)]
+        n = self.center + self.width * jnp.tan((angles[0] + angles[1]) / 2)
+        return jnp.clip(jnp.asarray(jnp.rint(n), low.dtype), low + 1, high - 1)
 
 
 class _Draw(NamedTuple):
@@ -81,8 +97,8 @@ def capacity(
 
     Seeds run one after the other in one compiled program on a CPU, all at once on an accelerator, divided over the
     devices where their number is a multiple.
-    Beyond d = 32, where Newton's equations are solved by CG, float32 leaves more numbers undecided: at d = 128 one seed
-    with ``top = 32`` was bracketed by 1745 and 1996 (theory 1813), three of eleven calls open.
+    Beyond d = 32, where Newton's equations are solved by CG, numbers next to the capacity take most of the time: a
+    ``resolution`` of a percent of the capacity spares them.
 
     Args:
         key: random key; seed s draws from ``fold_in(key, s)``, whose associations do not depend on ``p_max``.
@@ -90,8 +106,8 @@ def capacity(
         model: as in `sample_associations`.
         embedding: as in `sample_associations`.
         num_seeds: how many draws, >= 1.
-        p_max: largest n to start with, >= 2; None: ``1.3 theory.critical_p(d) + 10``. Doubled, six times at most, while
-            n = p_max is not known to be infeasible for some seed.
+        p_max: largest n to start with, >= 2; None: ``(1 + min(.3, 8 / d)) theory.critical_p(d) + 10``. Doubled, six
+            times at most, while n = p_max is not known to be infeasible for some seed.
         resolution: largest ``high - low`` to stop at, >= 1.
         tol: see `check_feasible`.
         max_newton: see `check_feasible`.
@@ -120,7 +136,9 @@ def capacity(
             raise ValueError(f"{name} is {value}; expected an integer >= {bound}")
     if not tol >= 0:
         raise ValueError(f"tol is {tol}; expected a number >= 0")
-    p = p_max or math.ceil(1.3 * critical_p(d)) + 10
+    critical = float(critical_p(d))
+    p = p_max or math.ceil((1 + min(0.3, 4 * _SPREAD / d)) * critical) + 10
+    prior = _Prior(critical, _SPREAD / d * critical)
     keys = jax.vmap(lambda seed: jax.random.fold_in(key, seed))(jnp.arange(num_seeds))
     limits = Limits(max_newton, max_cg, top=top, block=block)
     at_once = jax.default_backend() != "cpu"
@@ -129,9 +147,9 @@ def capacity(
         keys = jax.device_put(keys, jax.NamedSharding(mesh, jax.P("seeds")))
     whole = jnp.full((num_seeds,), p + 1, jnp.int32)
     zero = jnp.zeros_like(whole)
-    brackets = _Bracket(zero + 1, whole, whole, zero, zero, zero, zero)
+    brackets = _Bracket(zero + 1, whole, whole, zero, zero, zero, zero, jnp.zeros((num_seeds, d, d)))
     for doubling in range(_DOUBLINGS + 1):
-        brackets = _bisect(keys, brackets, resolution, tol, _Draw(p, d, model, embedding), limits, at_once)
+        brackets = _bisect(keys, brackets, resolution, tol, prior, _Draw(p, d, model, embedding), limits, at_once)
         # A bracket that still ends above p was never closed by a certificate.
         if np.all(gathered(brackets.high) <= p) or doubling == _DOUBLINGS:
             break
@@ -146,8 +164,8 @@ def capacity(
     return Capacity(brackets.low, brackets.high, brackets.undecided, brackets.iter)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6))
-def _bisect(keys, brackets, resolution, tol, draw, limits, at_once):
+@partial(jax.jit, static_argnums=(5, 6, 7))
+def _bisect(keys, brackets, resolution, tol, prior, draw, limits, at_once):
     caps = {"max_newton": limits.newton, "max_cg": limits.cg, "top": limits.top, "block": limits.block}
 
     def one(key, bracket):
@@ -155,9 +173,9 @@ def _bisect(keys, brackets, resolution, tol, draw, limits, at_once):
         a = sample_associations(key, draw.p, draw.d, model=draw.model, embedding=draw.embedding, regenerate=regenerate)
 
         def step(bracket):
-            n, _ = _following(bracket, resolution)
-            status = check_feasible(a, n=n, tol=tol, **caps).status
-            bracket = _narrowed(bracket, n, status, draw.p)
+            n, _ = _following(bracket, resolution, prior)
+            found = check_feasible(a, n=n, tol=tol, W0=bracket.W, **caps)
+            bracket = _narrowed(bracket, n, found.status, draw.p)._replace(W=found.W)
             done = _following(bracket, resolution)[1]
             status = jnp.where(done, CONVERGED, RUNNING).astype(jnp.int32)
             return bracket._replace(iter=bracket.iter + 1, status=status)
@@ -171,12 +189,13 @@ def _bisect(keys, brackets, resolution, tol, draw, limits, at_once):
     return jax.lax.map(lambda pair: one(*pair), (keys, brackets))
 
 
-def _following(bracket, resolution):
+def _following(bracket, resolution, prior=None):
     """The number to try next, and whether there is none."""
+    between = (lambda low, high: (low + high) // 2) if prior is None else prior.median
     low, high, left, right = bracket[:4]
     some = left <= right
     below, above = some & (left - low > resolution), some & (high - right > resolution)
-    n = jnp.where(below, (low + left) // 2, jnp.where(above, (right + high) // 2, (low + high) // 2))
+    n = between(jnp.where(above & ~below, right, low), jnp.where(below, left, high))
     return n, jnp.where(some, ~below & ~above, high - low <= resolution)
 
 

@@ -75,6 +75,32 @@ def checked_problem(
     return a, jnp.asarray(p if n is None else n, jnp.int32), tolerances
 
 
+def checked_start(W0: Float[Array, "d d"] | None, a: Associations) -> Float[Array, "d d"]:
+    """Memory to start from, of largest entry 1 and in the dtype of the associations.
+
+    Args:
+        W0: the memory, or None.
+        a: the associations, in one floating dtype.
+
+    Returns:
+        The memory; 0 for None, and under a trace where a number is not finite.
+
+    Raises:
+        ValueError: a shape that does not fit, or numbers that are not finite.
+    """
+    d = a.x.shape[1]
+    if W0 is None:
+        return jnp.zeros((d, d), a.x.dtype)
+    if jnp.shape(W0) != (d, d):
+        raise ValueError(f"W0 has shape {jnp.shape(W0)}; expected {(d, d)}, as the keys have d = {d}")
+    if not isinstance(W0, jax.core.Tracer):
+        W0 = finite("W0", jnp.asarray(W0))
+    W0 = jnp.asarray(W0, a.x.dtype)
+    W0 = jnp.where(jnp.all(jnp.isfinite(W0)), W0, 0)
+    largest = jnp.max(jnp.abs(W0))
+    return W0 / jnp.where(largest > 0, largest, 1)
+
+
 def in_units(a: Associations) -> tuple[Associations, Units]:
     """Keys and values of mean square norm near 1: squares neither overflow nor vanish, a tolerance has one meaning.
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxspec.memory.associations import Associations
-from jaxspec.memory.certificates import checked_problem, gap_bounds, in_units
-from jaxspec.memory.hinges import DIRECT, factorised_hessian, hinges
+from jaxspec.memory.certificates import checked_problem, checked_start, gap_bounds, in_units
+from jaxspec.memory.hinges import DIRECT, factorised_hessian, hinges, scaled
 from jaxspec.memory.lists import Limits, Solved, checked_limits, reported, solved
 from jaxspec.memory.pairs import Pairs
 from jaxspec.solvers import newton_cg
@@ -30,7 +30,7 @@ class Feasibility(NamedTuple):
         status: +1 feasible, -1 infeasible (no margin above ``tol``), 0 undecided.
         W: the last memory, of ``||W||_F = d``, or 0; for +1 it recalls every pair.
         multipliers: ``lambda >= 0`` of sum 1, or 0; for -1 they prove ``upper``. (p, q), or (p, top).
-        lower: smallest of `margins`, what W proves; may be negative.
+        lower: smallest of `margins`, what W proves; may be negative. With ``top`` -infinity where multipliers decide.
         upper: ``d ||A^T lambda||_F``, above every margin; infinity where there are no multipliers.
         newton: Newton steps.
         cg: products with the Hessian.
@@ -56,6 +56,7 @@ def check_feasible(
     max_cg: int = 1000,
     top: int | None = None,
     block: int = 256,
+    W0: Float[Array, "d d"] | None = None,
 ) -> Feasibility:
     """Whether some W gives every right answer the highest score, with a certificate either way.
 
@@ -77,6 +78,7 @@ def check_feasible(
         max_cg: Hessian products for each of them at most (static).
         top: length of the lists; None: all pairs at once (static).
         block: competitors at a time in a pass over all pairs; used with ``top`` (static).
+        W0: memory to start from, such as that of fewer or more pairs, of any scale; traced. None: 0.
 
     Returns:
         The result, under ``vmap`` with leading axes. Under jit, data that are not finite give status 0 and the bounds
@@ -96,11 +98,11 @@ def check_feasible(
     """
     a, n, (tol,) = checked_problem(a, n, tol=tol)
     limits = checked_limits(a, Limits(max_newton, max_cg, top=top, block=block))
-    return _check(a, n, tol, limits)
+    return _check(a, n, tol, checked_start(W0, a), limits)
 
 
-@partial(jax.jit, static_argnums=3)
-def _check(a, n, tol, limits):
+@partial(jax.jit, static_argnums=4)
+def _check(a, n, tol, W0, limits):
     a, units = in_units(a)
 
     def solve(pairs, W, found):
@@ -109,7 +111,7 @@ def _check(a, n, tol, limits):
     def judge(lower, upper):
         return jnp.where(lower > 0, 1, jnp.where(upper < tol, -1, 0))
 
-    end, pairs = solved(a, n, solve, judge, limits)
+    end, pairs = solved(a, n, solve, judge, limits, W0)
     W, multipliers, lower, upper = reported(a, n, pairs, end, limits)
     return Feasibility(
         jnp.where(units.sound, judge(lower, upper), 0),
@@ -147,7 +149,7 @@ def separate(pairs: Pairs, W: Float[Array, "d d"], tol: Array, limits: Limits, f
     factorised = (lambda W: factorised_hessian(pairs, hinges(pairs, W) > 0, _RIDGE)) if len(W) <= DIRECT else None
     end = newton_cg(
         value_grad_hvp,
-        W,
+        scaled(pairs, W),
         ridge=_RIDGE,
         max_newton=limits.newton,
         max_cg=limits.cg,

@@ -8,6 +8,8 @@ from jaxspec.memory.pairs import Pairs
 
 DIRECT = 32  # up to this d the d^2 x d^2 Hessian is factorised: near capacity that costs no more than CG, and is exact
 
+_SCALINGS = 20  # Newton steps along a ray
+
 
 def hinges(pairs: Pairs, W: Float[Array, "d d"], shift: Array | float = 1.0) -> Float[Array, "p k"]:
     """``(shift - M)_+``, 0 on pairs that do not count.
@@ -21,6 +23,30 @@ def hinges(pairs: Pairs, W: Float[Array, "d d"], shift: Array | float = 1.0) -> 
         The hinges.
     """
     return jnp.where(pairs.mask, jnp.maximum(shift - pairs.gaps(W), 0), 0)
+
+
+def scaled(pairs: Pairs, W: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """The multiple ``t W``, t >= 0, with the least sum of squared hinges, or W itself where none near it is better.
+
+    Args:
+        pairs: the pairs.
+        W: a memory of any scale.
+
+    Returns:
+        The multiple.
+    """
+    M = jnp.where(pairs.mask, pairs.gaps(W), 0)
+
+    def value(t):
+        return jnp.sum(jnp.where(pairs.mask, jnp.maximum(1 - t * M, 0) ** 2, 0))
+
+    def newton(_, t):
+        active = jnp.where(t * M < 1, M, 0)
+        square = jnp.sum(active**2)
+        return jnp.where(square > 0, jnp.maximum(jnp.sum(active) / jnp.where(square > 0, square, 1), 0), t)
+
+    t = jax.lax.fori_loop(0, _SCALINGS, newton, jnp.zeros((), W.dtype))
+    return jnp.where(value(t) < value(1.0), t, 1) * W
 
 
 def factorised_hessian(pairs: Pairs, active: Bool[Array, "p k"], ridge: Array | float):

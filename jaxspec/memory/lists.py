@@ -8,6 +8,7 @@ positive stay listed as long as a row has no more than ``top`` of them, so the m
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -30,6 +31,7 @@ class Solved(NamedTuple):
         newton: Newton steps so far.
         cg: Hessian products so far.
         listed: entries of each row that the multipliers belong to; None: all.
+        lower: with lists, what W proves about all pairs, as computed; -infinity where it was not looked at.
     """
 
     W: Float[Array, "d d"]
@@ -38,6 +40,7 @@ class Solved(NamedTuple):
     newton: Int[Array, ""]
     cg: Int[Array, ""]
     listed: Int[Array, "p k"] | None = None
+    lower: Float[Array, ""] | None = None
 
 
 class Limits(NamedTuple):
@@ -71,6 +74,7 @@ def solved(
     solve: Callable[[Pairs, Array, Solved], Solved],
     judge: Callable[[Array, Array], Array],
     limits: Limits,
+    W0: Float[Array, "d d"] | None = None,
 ) -> tuple[Solved, Pairs]:
     """Runs a solver on all pairs, or on lists of them.
 
@@ -80,32 +84,40 @@ def solved(
         solve: ``(pairs, start, found so far) -> found``.
         judge: ``(lower, upper) -> int``, 0 to go on with new lists.
         limits: with the length of the lists and of the blocks.
+        W0: where to start; the first lists are those of its strongest competitors, of the Hebbian rule's if it is 0.
 
     Returns:
         What was found, and the pairs that its multipliers belong to.
     """
     p, d = a.x.shape
     zero, none = jnp.zeros((d, d), a.x.dtype), jnp.zeros((), jnp.int32)
+    W0 = zero if W0 is None else W0
     top, block = limits.top, limits.block
     if top is None:
         pairs = all_pairs(a, n)
-        return solve(pairs, zero, Solved(zero, jnp.zeros(pairs.mask.shape, zero.dtype), zero, none, none)), pairs
+        return solve(pairs, W0, Solved(zero, jnp.zeros(pairs.mask.shape, zero.dtype), zero, none, none)), pairs
+
+    def looked_at(W):
+        gaps, following = smallest_gaps(a, n, W, top, block)
+        size = jnp.linalg.norm(W)
+        return jnp.where(size > 0, d * jnp.min(gaps) / jnp.where(size > 0, size, 1), 0), following
 
     def step(state):
         pairs = listed_pairs(a, n, state.following)
         found = solve(pairs, state.found.x, state.found)._replace(listed=state.following)
         here, upper = gap_bounds(pairs, found.W, found.multipliers)
-        gaps, following = smallest_gaps(a, n, found.W, top, block)
-        size = jnp.linalg.norm(found.W)
-        lower = jnp.where(size > 0, d * jnp.min(gaps) / jnp.where(size > 0, size, 1), 0)
+        nothing = jnp.full((), -jnp.inf, upper.dtype)
+        decided = judge(nothing, upper) != 0  # by the multipliers alone
+        lower, following = jax.lax.cond(decided, lambda: (nothing, state.following), lambda: looked_at(found.W))
+        found = found._replace(lower=lower)
         status = jnp.asarray(judge(lower, upper), jnp.int32)
         # Without a stronger competitor among all pairs new lists pose the same program: the solver is at its limit.
         nothing_new = (judge(here, upper) == 0) & (lower >= here - 1e-3 * jnp.abs(here))
         return _ListState(found, following, state.iter + 1, jnp.where((status == 0) & nothing_new, STALLED, status))
 
     hebbian = jnp.matmul(a.y.T * (jnp.arange(p) < n), a.x)
-    first = smallest_gaps(a, n, hebbian, top, block)[1]
-    start = Solved(zero, jnp.zeros((p, top), zero.dtype), zero, none, none, first)
+    first = looked_at(jnp.where(jnp.any(W0 != 0), W0, hebbian))[1]
+    start = Solved(zero, jnp.zeros((p, top), zero.dtype), W0, none, none, first, jnp.zeros((), zero.dtype))
     end = iterate(step, lambda state: state, _ListState(start, first, none, none), max_iter=_MAX_LISTS)
     return end.found, listed_pairs(a, n, end.found.listed)
 
@@ -131,10 +143,16 @@ def reported(
     wide = jnp.result_type(float)
     exact, memory = pairs.astype(wide), W.astype(wide)
     _, upper = gap_bounds(exact, memory, multipliers.astype(wide))
+    if wide == W.dtype:
+        return W, multipliers, *widened(exact, found.lower, upper, W.dtype)
     stored = {name: value.astype(wide) for name, value in numbers(a).items()}
-    least = jnp.min(smallest_gaps(a._replace(**stored), n, memory, 1, limits.block)[0])
     size = jnp.linalg.norm(memory)
-    lower = jnp.where(size > 0, len(W) * least / jnp.where(size > 0, size, 1), 0)
+
+    def again():
+        least = jnp.min(smallest_gaps(a._replace(**stored), n, memory, 1, limits.block)[0])
+        return jnp.where(size > 0, len(W) * least / jnp.where(size > 0, size, 1), 0)
+
+    lower = jax.lax.cond(jnp.isfinite(found.lower), again, lambda: jnp.full((), -jnp.inf, wide))
     return W, multipliers, *widened(exact, lower, upper, W.dtype)
 
 

@@ -1,6 +1,8 @@
 """The parts of the memory paper run end to end at a size of seconds; their claims on made-up results; what they use."""
 
+import dataclasses
 import importlib
+import shutil
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ from experiments.associative_memory._laws import kinematic_p
 from experiments.associative_memory._optimum import bisected, draws
 from experiments.associative_memory.baselines import Prefixes
 from experiments.runner.contract import Verdict
+from experiments.runner.progress import Silent
 from jaxspec.memory import theory
 from tests.experiments.parts import (  # noqa: F401
     part_fixture,
@@ -60,7 +63,7 @@ def capacity_result(worse):
     counts = np.full(low.shape, 2 if worse else 0)
     kinematic = np.array([[61.0, 66.0]])
     line = np.array([10.0, 16.0]), np.array([30.0, 61.65])
-    size = np.array([16]), low, low + 1, counts, np.array([7.0]), np.array([61.65])
+    size = np.array([16]), np.array(["gaussian", "sphere"]), low, low + 1, counts, np.array([7.0]), np.array([61.65])
     return module.Result(*size, kinematic, np.ones((1, 2)), *line, log_p, constant, remainder)
 
 
@@ -141,6 +144,28 @@ def test_every_claim_fails_on_a_result_unlike_it(name):
 
 
 # What the parts use.
+
+
+def test_capacities_that_are_kept_are_found_again_for_the_same_numbers_alone(tmp_path, monkeypatch):
+    module = load("capacity")
+    config = module.Config(seeds=2, dims=(4,), embeddings=("sphere",), samples=40, listed_from=4, kept=str(tmp_path))
+    first = module.run(config, Silent())
+    assert first.low.shape == (1, 2, 2)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["decoupled-sphere-4", "original-sphere-4"]
+    asked = []
+
+    def other(key, d, *, model, **options):
+        asked.append(model)
+        return module.Capacity(*np.full((4, 2), 7))
+
+    monkeypatch.setattr(module, "capacity", other)
+    again = module.run(config, Silent())
+    assert asked == []
+    np.testing.assert_array_equal(again.low, first.low)
+    shutil.rmtree(tmp_path / "original-sphere-4")
+    module.run(config, Silent())
+    assert asked == ["original"]
+    assert np.all(module.run(dataclasses.replace(config, seed=3), Silent()).low == 7)
 
 
 def test_models_share_keys_and_values_draw_by_draw():

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxspec.memory import capacity, sample_associations
-from jaxspec.memory.bisection import _Bracket, _following, _narrowed
+from jaxspec.memory import bisection, capacity, sample_associations
+from jaxspec.memory.bisection import _Bracket, _following, _narrowed, _Prior
 from tests.memory.problems import separable
 
 
@@ -39,30 +39,65 @@ def test_a_search_without_the_means_to_decide_ends_and_says_so():
     assert np.all(starved.undecided > 0)
 
 
-def bisected(status, p=100, resolution=1):
+@pytest.mark.parametrize("top", [None, 8])
+def test_every_answer_on_the_way_is_that_of_a_linear_program(x64, monkeypatch, top):
+    """Searches that start from the memory of the one before stay sound, at all numbers that a bisection tries."""
+    calls, whole = [], bisection.check_feasible
+
+    def recorded(a, *, n, **options):
+        found = whole(a, n=n, **options)
+        jax.debug.callback(
+            lambda n, status, W0: calls.append((int(n), int(status), np.any(W0 != 0))), n, found.status, options["W0"]
+        )
+        return found
+
+    monkeypatch.setattr(bisection, "check_feasible", recorded)
+    key = jax.random.key(21)
+    found = capacity(key, 5, num_seeds=1, top=top, max_newton=99)  # a program of its own
+    jax.effects_barrier()
+    a = sample_associations(jax.random.fold_in(key, 0), max(n for n, _, _ in calls), 5)
+    assert int(found.calls[0]) == len(calls)
+    assert any(warm for _, _, warm in calls)
+    for n, status, _ in calls:
+        assert status == (1 if separable(a, n) else -1)
+
+
+def bisected(status, p=100, resolution=1, prior=None):
     """The bisection of one seed with a known answer to every n."""
     zero = jnp.int32(0)
     bracket = _Bracket(jnp.int32(1), jnp.int32(p + 1), jnp.int32(p + 1), zero, zero, zero, zero)
     tried = []
-    while not bool(_following(bracket, resolution)[1]):
-        n = int(_following(bracket, resolution)[0])
+    while not bool(_following(bracket, resolution, prior)[1]):
+        n = int(_following(bracket, resolution, prior)[0])
         assert n not in tried
+        assert 2 <= n <= p
         tried.append(n)
         bracket = _narrowed(bracket, n, status(n), p)
-    return int(bracket.low), int(bracket.high), int(bracket.undecided)
+    return int(bracket.low), int(bracket.high), int(bracket.undecided), len(tried)
 
 
+@pytest.mark.parametrize("prior", [None, _Prior(40.0, 3.0), _Prior(500.0, 2.0), _Prior(3.0, 0.1)])
 @pytest.mark.parametrize("edges", [(37, 38), (37, 45), (1, 2), (50, 51), (60, 99), (2, 90)])
-def test_undecided_numbers_are_kept_apart(edges):
-    """Feasible up to the first edge, infeasible from the second, undecided between."""
-    low, high, undecided = bisected(lambda n: 1 if n <= edges[0] else -1 if n >= edges[1] else 0)
+def test_undecided_numbers_are_kept_apart(edges, prior):
+    """Feasible up to the first edge, infeasible from the second, undecided between; wherever they are expected."""
+    low, high, undecided, _ = bisected(lambda n: 1 if n <= edges[0] else -1 if n >= edges[1] else 0, prior=prior)
     assert (low, high) == edges
     assert (undecided > 0) == (edges[1] - edges[0] > 1)
 
 
+def test_a_capacity_near_the_expected_one_takes_fewer_calls_and_a_far_one_not_many_more():
+    def calls(capacity, prior):
+        return bisected(lambda n: 1 if n <= capacity else -1, p=2400, prior=prior)[3]
+
+    prior = _Prior(1813.0, 28.0)
+    near = range(1780, 1847, 6)
+    assert np.mean([calls(n, prior) for n in near]) < np.mean([calls(n, None) for n in near]) - 3
+    assert max(calls(n, prior) for n in (1, 2, 50, 900, 1500, 2300, 2399)) <= 22
+
+
 def test_an_answer_beyond_undecided_ones_settles_them():
     status = dict.fromkeys(range(60), 1) | {51: 0, 25: 0}
-    low, high, undecided = bisected(lambda n: status.get(n, -1))
+    low, high, undecided, _ = bisected(lambda n: status.get(n, -1))
     assert (low, high) == (59, 60)
     assert undecided == 1
 

@@ -52,6 +52,34 @@ def test_no_status_is_wrong_and_few_are_open(x64, dtype):
     assert min(statuses.count(1), statuses.count(-1)) >= 20
 
 
+def test_no_start_changes_what_is_true(x64):
+    """From memories of other sizes, from their negatives and from noise, of any scale: proofs or nothing."""
+    rng = np.random.default_rng(3)
+    statuses = []
+    for seed in range(12):
+        a = Associations(
+            *(v if v is None else jnp.asarray(v, float) for v in draw(seed, ("original", "decoupled")[seed % 2]))
+        )
+        n = int(rng.integers(10, 16))
+        expected = 1 if separable(a, n) else -1
+        near = [check_feasible(a, n=m).W for m in (n - 2, n + 3)]
+        for W0 in (*near, -near[0], 1e200 * near[1], jnp.asarray(rng.standard_normal((D, D)))):
+            found = check_feasible(a, n=n, W0=W0)
+            assert_certified(found, a, n)
+            assert int(found.status) in (0, expected)
+            statuses.append(int(found.status) == expected)
+    assert np.mean(statuses) >= 0.98
+
+
+def test_a_solution_is_a_start_that_needs_no_step():
+    a = draw(1)
+    found = check_feasible(a, n=10)
+    assert int(found.status) == 1
+    again = check_feasible(a, n=10, W0=1e-3 * found.W)
+    assert int(again.status) == 1
+    assert int(again.newton) == 0
+
+
 def test_weyl_data(x64):
     for (p, d), status in {(4, 2): -1, (12, 5): 1}.items():
         found = check_feasible(weyl(p, d))
@@ -158,5 +186,9 @@ def test_numbers_that_are_not_finite():
 def test_bad_options_are_named(options, name):
     with pytest.raises(ValueError, match=name):
         check_feasible(draw(0), **options)
+    with pytest.raises(ValueError, match="W0 has shape"):
+        check_feasible(draw(0), W0=jnp.ones((D, D + 1)))
+    with pytest.raises(ValueError, match="W0 contains"):
+        check_feasible(draw(0), W0=jnp.full((D, D), jnp.nan))
     with pytest.raises(ValueError, match="y has shape"):
         check_feasible(Associations(jnp.ones((3, 2)), jnp.ones((2, 2))))

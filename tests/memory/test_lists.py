@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from jaxspec.memory import Associations, check_feasible, margins, max_margin, sample_associations, scores
+from jaxspec.memory.hinges import scaled
 from jaxspec.memory.pairs import all_pairs, listed_pairs, smallest_gaps
+from tests.memory.problems import rows
 
 P, D = 24, 5
 
@@ -67,6 +69,44 @@ def test_lists_reach_the_status_and_margin_of_all_pairs(model):
     assert set(statuses) == {-1, 1}
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_certificates_over_lists_hold_for_all_pairs(x64, dtype):
+    """Recomputed by definition: memories over all pairs, multipliers at the pairs that they belong to."""
+    statuses = set()
+    for seed, model in ((0, "original"), (1, "decoupled")):
+        a = draw(seed, regenerate=False, model=model)
+        a = Associations(*(v if v is None else jnp.asarray(v, dtype) for v in a))
+        for n in (8, 16):
+            cold = check_feasible(a, n=n, top=6, block=7)
+            for found in (cold, check_feasible(a, n=n, top=6, block=7, W0=check_feasible(a, n=n + 2).W)):
+                assert int(found.status) == int(cold.status)
+                statuses.add(int(found.status))
+                if int(found.status) > 0:
+                    least = np.min(rows(a, n) @ np.asarray(found.W, float).ravel())
+                    np.testing.assert_allclose(found.lower, least, rtol=1e-4)
+                    assert 0 < found.lower <= least
+                else:
+                    assert found.lower == -np.inf
+                    L = np.zeros((P, P))
+                    np.add.at(L, (np.arange(P)[:, None], np.minimum(found.listed, P - 1)), found.multipliers)
+                    inside = L[:n, :n][~np.eye(n, dtype=bool)]
+                    np.testing.assert_allclose(inside.sum(), 1, rtol=1e-5)
+                    assert D * np.linalg.norm(rows(a, n).T @ inside) <= float(found.upper) < 1e-5
+    assert statuses == {-1, 1}
+
+
+def test_the_best_scale_of_a_memory_is_found():
+    a = draw(3, regenerate=False, model="original")
+    pairs = all_pairs(a, jnp.asarray(9))
+    for seed, scale in ((0, 1.0), (1, 1e-4), (2, 1e4)):
+        W = scale * check_feasible(a, n=10).W + scale * jax.random.normal(jax.random.key(seed), (D, D))
+        M = np.asarray(pairs.gaps(W), float)[np.asarray(pairs.mask)]
+        values = [np.sum(np.maximum(1 - t * M, 0) ** 2) for t in np.r_[0, np.geomspace(1e-3, 1e3, 4001) / scale]]
+        best = np.asarray(pairs.gaps(scaled(pairs, W)), float)[np.asarray(pairs.mask)]
+        assert np.sum(np.maximum(1 - best, 0) ** 2) <= min(values) * (1 + 1e-4)
+    assert np.all(scaled(pairs, jnp.zeros((D, D))) == 0)
+
+
 def test_lists_reach_the_margin_of_all_pairs():
     a = draw(0, model="original")
     best, whole = max_margin(a, n=7, top=10, block=7), max_margin(a, n=7)
@@ -79,6 +119,7 @@ import json, re
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jaxspec.memory import check_feasible, sample_associations
+from jaxspec.memory.hinges import scaled
 from jaxspec.memory.pairs import all_pairs
 
 a = sample_associations(jax.random.key(1), 48, 6)
