@@ -1,7 +1,10 @@
 """Capacity per seed by certified bisection, against the theory of the same size and its kinematic correction.
 
 For every draw the number of leading pairs that a memory recalls is bisected; each answer carries a memory or a
-multiplier, and the few undecided calls are counted. A capacity is the largest n certified feasible.
+multiplier, and the few undecided calls are counted. A capacity is the largest n certified feasible. A long measurement
+goes on where it was interrupted, and can be done one embedding at a time::
+
+    python -m experiments run associative_memory.capacity --dims 32 --embeddings sphere --kept FOLDER
 """
 
 import math
@@ -40,6 +43,11 @@ class Config:
     dims: tuple[int, ...] = (16, 20)
     samples: int = 250  # Monte Carlo draws of each kinematic cost
     decades: tuple[int, ...] = (1, 2, 3, 4, 6, 8)  # log10 p at which theory is compared with its limit
+    embeddings: tuple[str, ...] = EMBEDDINGS
+    listed_from: int = 64  # d from which on searches run over lists of competitors, to a resolution of
+    share: float = 0.005  # of the theory's capacity
+    top: int = 32  # length of these lists
+    kept: str = ""  # a folder that keeps the capacities of each law and size, to be found there again; empty: none
 
 
 PRESETS = {

@@ -62,11 +62,16 @@ class _Prior(NamedTuple):
     center: float
     width: float
 
-    def median(self, low: Array, high: Array) -> Array:
-        """The number in ``low + 1 .. high - 1`` that halves the probability between low and high."""
+    def median(self, low: Array, high: Array, resolution: Array | int) -> Array:
+        """The number between low and high that halves the probability, at least the resolution away from both.
+
+        Numbers near the capacity are hard to decide, and a finer bracket than that was not asked for.
+        """
         angles = [jnp.arctan((v - self.center) / self.width) for v in (low, high)]
         n = self.center + self.width * jnp.tan((angles[0] + angles[1]) / 2)
-        return jnp.clip(jnp.asarray(jnp.rint(n), low.dtype), low + 1, high - 1)
+        middle = (low + high) // 2
+        least, most = jnp.minimum(low + resolution, middle), jnp.maximum(high - resolution, middle)
+        return jnp.clip(jnp.asarray(jnp.rint(n), low.dtype), least, most)
 
 
 class _Draw(NamedTuple):
@@ -138,7 +143,7 @@ def capacity(
         raise ValueError(f"tol is {tol}; expected a number >= 0")
     critical = float(critical_p(d))
     p = p_max or math.ceil((1 + min(0.3, 4 * _SPREAD / d)) * critical) + 10
-    prior = _Prior(critical, _SPREAD / d * critical)
+    prior = _Prior(critical - resolution // 2, _SPREAD / d * critical)
     keys = jax.vmap(lambda seed: jax.random.fold_in(key, seed))(jnp.arange(num_seeds))
     limits = Limits(max_newton, max_cg, top=top, block=block)
     at_once = jax.default_backend() != "cpu"
@@ -191,12 +196,12 @@ def _bisect(keys, brackets, resolution, tol, prior, draw, limits, at_once):
 
 def _following(bracket, resolution, prior=None):
     """The number to try next, and whether there is none."""
-    between = (lambda low, high: (low + high) // 2) if prior is None else prior.median
     low, high, left, right = bracket[:4]
     some = left <= right
     below, above = some & (left - low > resolution), some & (high - right > resolution)
-    n = between(jnp.where(above & ~below, right, low), jnp.where(below, left, high))
-    return n, jnp.where(some, ~below & ~above, high - low <= resolution)
+    low, high = jnp.where(above & ~below, right, low), jnp.where(below, left, high)
+    n = (low + high) // 2 if prior is None else prior.median(low, high, resolution)
+    return n, jnp.where(some, ~below & ~above, bracket.high - bracket.low <= resolution)
 
 
 def _narrowed(bracket, n, status, p):

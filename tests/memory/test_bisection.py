@@ -95,6 +95,20 @@ def test_a_capacity_near_the_expected_one_takes_fewer_calls_and_a_far_one_not_ma
     assert max(calls(n, prior) for n in (1, 2, 50, 900, 1500, 2300, 2399)) <= 22
 
 
+@pytest.mark.parametrize("capacity", [1770, 1801, 1813, 1840, 2300])
+def test_no_number_is_tried_that_the_resolution_does_not_need(capacity):
+    tried = []
+
+    def status(n):
+        tried.append(n)
+        return 1 if n <= capacity else -1
+
+    low, high, _, calls = bisected(status, p=2400, resolution=45, prior=_Prior(1791.0, 28.0))
+    assert low <= capacity < high <= low + 45
+    assert min(np.diff(sorted(tried))) >= 22  # half of the resolution, as in plain bisection
+    assert calls <= (3 if abs(capacity - 1813) < 30 else 12)
+
+
 def test_an_answer_beyond_undecided_ones_settles_them():
     status = dict.fromkeys(range(60), 1) | {51: 0, 25: 0}
     low, high, undecided, _ = bisected(lambda n: status.get(n, -1))

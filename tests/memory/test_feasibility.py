@@ -187,7 +187,7 @@ def test_bad_options_are_named(options, name):
     with pytest.raises(ValueError, match=name):
         check_feasible(draw(0), **options)
     with pytest.raises(ValueError, match="W0 has shape"):
-        check_feasible(draw(0), W0=jnp.ones((D, D + 1)))
+        check_feasible(draw(0), W0=jnp.ones((D + 1, D + 1)))
     with pytest.raises(ValueError, match="W0 contains"):
         check_feasible(draw(0), W0=jnp.full((D, D), jnp.nan))
     with pytest.raises(ValueError, match="y has shape"):
