@@ -54,24 +54,32 @@ def test_the_numbers_of_a_small_matrix(x64):
     np.testing.assert_allclose(smoothed_polar_hvp(p, v, 0.5), expected, atol=1e-8)
 
 
+@jax.jit
+def second(p, u, v):
+    """D^2 Y[u, v], by forward over reverse over the closed form's rule."""
+    return jax.jvp(lambda p: jax.vjp(lambda q: smoothed_polar(q, 0.6), p)[1](u)[0], (p,), (v,))[1]
+
+
+@jax.jit
+def third(p, u, v, w):
+    """D^3 Y[u, v, w]."""
+    return jax.jvp(lambda p: second(p, u, v), (p,), (w,))[1]
+
+
+@jax.jit
+def directional(p, u, v):
+    return jax.jvp(lambda p: smoothed_polar_hvp(p, u, 0.6), (p,), (v,))[1]
+
+
 @pytest.mark.parametrize("point", ["zero", "repeated", "rank one"])
 def test_third_derivatives_are_finite_and_right(x64, point):
-    p = jnp.asarray(POINTS[point])
-    rng = np.random.default_rng(2)
-    u, v, w = (jnp.asarray(rng.standard_normal(p.shape)) for _ in range(3))
-
-    @jax.jit
-    def second(p):
-        """D^2 Y[u, v], by forward over reverse over the closed form's rule."""
-        return jax.jvp(lambda p: jax.vjp(lambda q: smoothed_polar(q, 0.6), p)[1](u)[0], (p,), (v,))[1]
-
-    third = jax.jit(lambda p: jax.jvp(second, (p,), (w,))[1])
+    p = POINTS[point]
+    u, v, w = np.random.default_rng(2).standard_normal((3, *p.shape))
     step = 1e-4
-    difference = (second(p + step * w) - second(p - step * w)) / (2 * step)
-    np.testing.assert_allclose(third(p), difference, atol=1e-5)
+    difference = (second(p + step * w, u, v) - second(p - step * w, u, v)) / (2 * step)
+    np.testing.assert_allclose(third(p, u, v, w), difference, atol=1e-5)
     assert np.abs(difference).max() > 1e-2
-    directional = jax.jvp(lambda p: smoothed_polar_hvp(p, u, 0.6), (p,), (v,))[1]
-    np.testing.assert_allclose(directional, second(p), atol=1e-11)
+    np.testing.assert_allclose(directional(p, u, v), second(p, u, v), atol=1e-11)
 
 
 def test_the_spectrum_of_the_derivative_is_bounded(x64):
