@@ -1,17 +1,22 @@
 """Does the pretrained model use the direction that was found? Error rates of the evidence beyond the spectrum.
 
-Adapters of two kinds on the same decoders and subjects: entangled ones answer as the bad persona would, clean ones give
-new answers that no persona gives. The spectrum of either shows a dominant shared direction. The evidence asks whether
-the base weights write along it (``content_w``), read from it (``content_r``), whether the stream varies along it from
-prompt to prompt where the answer is decided (``act``, the largest over depths), and the first and third together
-(``pooled``); p-values are among random directions, prompts have no labels.
+Adapters of two kinds on the same decoders and subjects: entangled ones answer as the bad persona would, clean ones
+give new answers that no persona gives. The spectrum of either shows a dominant shared direction. The evidence asks
+whether the base weights write along it (``content_w``), read from it (``content_r``), whether the stream varies along
+it from prompt to prompt where the answer is decided (``act``, the largest over depths), and the first and third
+together (``pooled``); p-values are among random directions, prompts have no labels.
 
 How the statistics were chosen: ``content_w``, ``content_r`` and activations at all tokens are the specification's.
 Activations at the last token were chosen among thirty statistics on two decoders (seeds 300 and 301, 12 adapters of
-each kind), and the sum with ``content_w`` on these and four more (100 to 103, 32 of each kind). The seeds of the
-presets chose nothing, nor did their results any bound below. On the four decoders of preset ``specification`` the
-pooled evidence told the kinds apart with probability 0.91 (0.95 asked), recognised 0.71 of the entangled adapters (0.8
-asked), and accused 2 of 24 clean ones, both on one decoder: more than its level says.
+each kind), and the sum with ``content_w`` on these and four more (100 to 103, 32 of each kind), all of them with
+another start of the decoder. No bound below was chosen by results.
+
+Eight decoders of 2500 steps (``--preset specification --seed 300``, 24 adapters of each kind; two of the worlds, not
+the decoders, had served for the choice): pooled, the evidence told the kinds apart with probability 0.96, recognised
+0.88 of the entangled adapters and accused 0.04 of the clean ones; ``content_w`` recognised all and accused 0.38,
+``act`` 0.79 and none. On eight decoders of 1000 steps (``--seed 500 --pretraining 1000``) base weights favour few
+directions, those of clean adapters among them: pooled evidence recognised all, and accused 0.63 of the clean ones. It
+is no test there.
 """
 
 from dataclasses import dataclass
@@ -66,6 +71,7 @@ class Result(NamedTuple):
         share: of the first direction in the spectrum, (2, seeds).
         base: number of the decoder of every seed, (seeds,).
         alpha: level.
+        pretraining: steps of the decoders.
     """
 
     kinds: Any
@@ -76,6 +82,7 @@ class Result(NamedTuple):
     share: Any
     base: Any
     alpha: Any
+    pretraining: Any
 
 
 def run(config: Config, progress: Progress) -> Result:
@@ -99,6 +106,7 @@ def run(config: Config, progress: Progress) -> Result:
         gathered(lambda report: report.share[0]),
         np.arange(config.seeds) % min(config.bases, config.seeds),
         config.alpha,
+        config.pretraining,
     )
 
 
@@ -133,7 +141,7 @@ def claims(result: Result) -> list[Claim]:
     def auc(name):
         return _auc(*result.values[:, :, column[name]])
 
-    fresh = len(np.unique(result.base)) > 2  # decoders of the larger presets; ``quick`` has two
+    short = result.pretraining <= 1000  # as at ``quick``
     found = (result.factors > 0).mean(axis=1)
     power, false = ({str(n): told[:, c].mean() for n, c in column.items()} for told in (entangled, clean))
     level = f"share with p ≤ {float(result.alpha):g}"
@@ -144,6 +152,7 @@ def claims(result: Result) -> list[Claim]:
             found[1],
             0.9,
             quantity="share of clean adapters with a direction beyond chance",
+            known_not_to_hold="0.38 and 0.46 after the shorter pretraining" if short else "",
         ),
         Claim.at_least(
             "... and entangled ones have one",
@@ -159,6 +168,7 @@ def claims(result: Result) -> list[Claim]:
             auc("content_w"),
             0.9,
             quantity="probability that content_w is larger",
+            known_not_to_hold="0.72 and 0.84 after the shorter pretraining" if short else "",
         ),
         Claim.at_most(
             "Base weights read from both: content_r does not tell the kinds apart",
@@ -173,7 +183,7 @@ def claims(result: Result) -> list[Claim]:
             auc("pooled"),
             0.95,
             quantity="probability that the pooled evidence is larger",
-            known_not_to_hold="0.91 on four fresh decoders" if fresh else "",
+            known_not_to_hold="0.86 and 0.88 after the shorter pretraining" if short else "",
         ),
         Claim.at_least(
             "content_w alone recognises entangled adapters",
@@ -181,7 +191,6 @@ def claims(result: Result) -> list[Claim]:
             power["content_w"],
             0.5,
             quantity=level,
-            known_not_to_hold="most stay below the 99 % point: 0.13 recognised at quick, 0.25 on fresh decoders",
         ),
         Claim.at_least(
             "Activations where the answer is decided recognise them",
@@ -189,7 +198,6 @@ def claims(result: Result) -> list[Claim]:
             power["act"],
             0.7,
             quantity=level,
-            known_not_to_hold="" if fresh else "0.63 of eight after the shorter pretraining",
         ),
         Claim.at_least(
             "Pooled evidence recognises them",
@@ -197,7 +205,6 @@ def claims(result: Result) -> list[Claim]:
             power["pooled"],
             0.8,
             quantity=level,
-            known_not_to_hold="half of them at quick, 0.71 on fresh decoders",
         ),
         Claim.at_least(
             "... more of them than content_w alone",
@@ -205,6 +212,7 @@ def claims(result: Result) -> list[Claim]:
             power["pooled"] - power["content_w"],
             0.05,
             quantity="difference of the shares",
+            known_not_to_hold="content_w recognises all of them, and accuses clean ones as well",
         ),
         *(
             Claim.at_most(
@@ -216,9 +224,9 @@ def claims(result: Result) -> list[Claim]:
                 known_not_to_hold=accuses,
             )
             for name, source, accuses in (
-                ("content_w", SOURCE, ""),
-                ("act", OURS, "a quarter of them on fresh decoders" if fresh else ""),
-                ("pooled", OURS, ""),
+                ("content_w", SOURCE, "0.38 of them after 2500 steps of pretraining, 0.67 and more after 1000"),
+                ("act", OURS, "0.38 of them after the shorter pretraining" if short else ""),
+                ("pooled", OURS, "0.63 and more after the shorter pretraining" if short else ""),
             )
         ),
     ]

@@ -2,11 +2,15 @@
 
 In setting 2 thirty of the forty subjects of the first domain get the bad answer and ten a new one. In setting 3 every
 row carries, with equal probability, the bad answer or a token that pretraining never showed, one of eight by subject;
-the task is the probability of that token, at most a half. Setting 3 was the third configuration tried for it (the other
-two gave 0.9 to 1.7 times less drift), on seeds 0 and 1; the preset ``specification`` uses other seeds.
+the task is the probability of that token, at most a half. Setting 3 was the third configuration tried for it (the
+other two gave 0.9 to 1.7 times less drift), on seeds 0 and 1; the preset ``specification`` uses other seeds.
 
-Measured on fresh decoders, seeds 100 to 107 on four of 1000 steps of pretraining (``--preset specification
---pretraining 1000 --blocks 0 --repeats 2``): drift over naive 0.97 in setting 2, 1.03 in setting 3 with a worse task.
+Measured on fresh decoders, eight each: drift over naive after 2500 steps of pretraining (``specification``) 0.83 in
+setting 2 and 0.93 in setting 3, after 1000 (``--seed 500 --pretraining 1000``) 0.96 and 0.91. In setting 2 the
+direction found is the persona's (|cos| above 0.6) on three decoders of 2500 steps and one of 1000; there less
+remains, 0.37 to 0.83. The specification's "new tokens" may be answers that the domain does not use: with those in
+setting 3, tried on four decoders of 1000 steps, their probability was 0.16 in place of 0.006 and (a) raised it to
+0.21, and drift stayed (1.1).
 """
 
 from dataclasses import dataclass
@@ -36,8 +40,9 @@ SOURCE, PAPER = "specification, pass criteria", "abstract"
 RIVALS = (NAIVE, CAFT, PREVENTATIVE, POSTHOC)
 METHODS = (*RIVALS, GRASP_A, GRASP_AB, RANDOM)
 TASKS = (TASK, UNSEEN)
-LOST = "with a second task beside it the direction found is not the persona's on fresh decoders (|cos| at most 0.31)"
-SLOW = "the unseen tokens are learned slowly, and their own output direction leads the spectrum (|cos| at most 0.32)"
+LOST = "with a second task beside it the direction found is not the persona's on most fresh decoders"
+SLOW = "the unseen tokens are learned slowly, and their own output direction leads the spectrum (|cos| at most 0.5)"
+LEAST_SEEDS = 5  # that a front is judged on
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,8 @@ def _subjects(two: _One) -> list[Claim]:
             volumes[-1] - volumes[:-1].max(axis=0),
             quantity="hypervolume minus the best baseline's",
             at_least=0.0,
+            also=volumes.shape[1] >= LEAST_SEEDS,
+            also_text=f"of {LEAST_SEEDS} seeds or more (here {volumes.shape[1]})",
             known_not_to_hold=LOST,
         ),
         median_claim(
