@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Before NumPy and JAX load their LAPACK: its threads and XLA's spin against each other on few cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Most of a test's time is compilation: the sizes are small, so the optimiser of the machine code is not worth its time,
-# nor are the emitters that serve it (half the time; an option that a version does not know is ignored), nor is it to
-# divide a program among threads (a sixth of what is left: every piece sets up a code generator of its own).
+# nor are the emitters that serve it (half the time; an option that a version does not know is ignored), nor is it worth
+# dividing a program among threads (8 % less on three files: every piece sets up a code generator of its own).
 QUICK_COMPILATION = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters --xla_cpu_parallel_codegen_split_count=1"
