@@ -3,6 +3,11 @@
 Rows of the unembedding, centred within their group, are judged by their cosine Gram matrix: how much of it depends on
 the cyclic distance alone (`circulant_r2`), with the p-value of the calendar's order among all orders. Beside every
 claim stand the untrained model, colours whose counts have no symmetry, and a corpus whose weekdays are shuffled.
+
+On eight seeds (``full``, 2000 steps) the months are circulant on all of them under every optimiser, the weekdays on 4
+with AdamW, on 6 with Muon without decay and on 5 with Muon; after 500 steps of Muon on 6 of eight others. The one
+seed of ``quick`` is one on which they are. Names end nearer to a simplex than 95 % of random rows on all seeds with
+AdamW and with Muon without decay, and on six of eight with Muon.
 """
 
 from dataclasses import dataclass
@@ -18,6 +23,7 @@ from experiments.symmetry_transfer._calendar import GROUPS, Training, corpus, ro
 from jaxspec.peeled import circulant_r2, cosines, gaussian_test, permutation_test, simplex_etf_defect
 
 SOURCE = "abstract; specification, E4"
+SOME = "on eight seeds: 4 with AdamW, 6 with Muon without decay, 5 with Muon after 2000 steps and 6 of others after 500"
 ATTAINABLE = 3 / 360  # least p-value of seven rows: three orders are equivalent
 GROUP_NAMES = tuple(GROUPS)
 UNTRAINED, SHUFFLED = "untrained", "shuffled weekdays"
@@ -124,6 +130,7 @@ def claims(result: Result) -> list[Claim]:
     kinds, group = list(result.kinds), {name: g for g, name in enumerate(result.groups)}
     trained = [k for k, kind in enumerate(kinds) if kind not in (UNTRAINED, SHUFFLED)]
     control = kinds.index(SHUFFLED)
+    several = result.r2.shape[1] > 1  # seeds
     share = np.mean(result.p_values[trained][:, :, group["weekdays"]] <= ATTAINABLE + 1e-4, axis=1)
     median = np.median(result.r2[trained][:, :, group["months"]], axis=1)
     return [
@@ -133,6 +140,7 @@ def claims(result: Result) -> list[Claim]:
             share,
             7 / 8,
             quantity="share of seeds with the least attainable p-value",
+            known_not_to_hold=SOME if several else "",
         ),
         Claim.at_most(
             "So do the months",
@@ -148,6 +156,7 @@ def claims(result: Result) -> list[Claim]:
             result.r2[trained][:, :, group["weekdays"]] - result.r2[kinds.index(UNTRAINED), :, group["weekdays"]],
             0.2,
             quantity="R² minus that of the untrained model, weekdays",
+            known_not_to_hold="not on every seed: the least difference of eight was 0.06" if several else "",
         ),
         Claim.at_most(
             "Control: colours, whose counts have no cyclic symmetry, show none",
@@ -177,7 +186,7 @@ def claims(result: Result) -> list[Claim]:
             0.05,
             quantity="share of Gaussian rows nearer to a simplex",
             known_not_to_hold="with Muon the names end no nearer to a simplex than most random rows of 48 dimensions, "
-            "which are near one already; AdamW brings them nearer in the specification's runs",
+            "which are near one already, after 400 steps, and on two of eight seeds after 2000; with AdamW they do",
         ),
     ]
 
