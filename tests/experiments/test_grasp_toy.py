@@ -398,6 +398,7 @@ def test_settings_2_and_3_would_notice_a_method_that_works():
     methods = np.asarray(module.METHODS)
     drift = np.where(np.isin(methods, (_methods.GRASP_A, _methods.GRASP_AB)), 0.05, 0.5)
     scores = np.concatenate([made_up(np.ones((1, 1)), rows) for rows in drift[:, None, None]])
+    scores = np.repeat(scores, module.LEAST_SEEDS, axis=1)
     result = module.Result(methods, None, np.stack([scores, scores]), None, None, np.full((2, 1, 3), 0.5))
     verdicts = [claim.verdict for claim in module.claims(result)]
     assert verdicts.count(Verdict.SURPRISE) == 6
