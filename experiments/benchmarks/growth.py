@@ -46,7 +46,7 @@ def growth_row(measured: str, settings: str, sizes: Sequence[int], calls: Sequen
         return [_seconds(call) for call in calls]
 
     def quality(seconds: list[float]) -> dict[str, float]:
-        times = {f"s at {size}": each for size, each in zip(sizes, seconds, strict=True)}
+        times = {f"s at {size}": taken for size, taken in zip(sizes, seconds, strict=True)}
         return times | {"exponent": float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])}
 
     return Row(measured, Contestant(each, settings, quality=quality), {}, "sweep")

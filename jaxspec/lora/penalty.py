@@ -16,7 +16,7 @@ def stream_penalty(
 
     Added to the loss with a weight, on prompts that need no labels. Measured with adapters on all matrices of a small
     decoder: along the factor found it removes nearly all of the drift, without directions all of it, with the task
-    kept, where projections leave a fifth to a half (documentation of GRASP). The prompts were those of pretraining.
+    kept, where projections leave a fifth to two fifths (documentation of GRASP). The prompts were those of pretraining.
 
     Args:
         h: stream of the adapted model, at any number of residual points, prompts and tokens.

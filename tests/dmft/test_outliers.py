@@ -154,6 +154,16 @@ def test_another_time_compiles_nothing():
     assert late.values[0] != early.values[0]
 
 
+def test_an_outlier_has_derivatives_in_both_modes(x64):
+    def top(eta):
+        return outliers(solve_linear(LinearConfig(1, 2.0, 3.0, 4.0, eta, 0.5, 0.2), 4).layers[0], None, 1).values[0]
+
+    top = jax.jit(top)
+    expected = (top(0.3 + 1e-5) - top(0.3 - 1e-5)) / 2e-5
+    for mode in (jax.jacfwd, jax.grad):
+        np.testing.assert_allclose(mode(top)(0.3), expected, rtol=1e-6)
+
+
 def test_many_fields_are_compressed_without_a_trace():
     """Fields of 320 pairs (300 are kept) that span few directions, as those of small steps do."""
     rng, k, rank = np.random.default_rng(5), 320, 12

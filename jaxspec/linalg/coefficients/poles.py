@@ -74,18 +74,19 @@ def power_poles(c: float, delta: float, n: int | None = None, *, tol: float | No
 
 @functools.lru_cache(maxsize=512)
 def _poles(c: float, delta: float, n: int) -> PoleSum:
-    t, w = _interpolant(c, delta, n)
-    for _ in range(_MAX_EXCHANGES):
-        points, errors = _extrema(c, delta, t, w)
-        if len(points) != 2 * n + 1:
-            break
-        sizes = np.abs(errors)
-        if sizes.max() - sizes.min() < _LEVEL * sizes.max() + 1e-14:
-            order = np.argsort(t)
-            return PoleSum(tuple(t[order].tolist()), tuple(w[order].tolist()), float(sizes.max()))
-        t, w = _level(c, points, np.sign(errors), t, w)
-        if not np.all(np.isfinite(t) & np.isfinite(w)):
-            break
+    for poles in (_by_elimination, _by_qz):
+        t, w = _interpolant(c, delta, n, poles)
+        for _ in range(_MAX_EXCHANGES):
+            points, errors = _extrema(c, delta, t, w)
+            if len(points) != 2 * n + 1:
+                break
+            sizes = np.abs(errors)
+            if sizes.max() - sizes.min() < _LEVEL * sizes.max() + 1e-14:
+                order = np.argsort(t)
+                return PoleSum(tuple(t[order].tolist()), tuple(w[order].tolist()), float(sizes.max()))
+            t, w = _level(c, points, np.sign(errors), t, w)
+            if not np.all(np.isfinite(t) & np.isfinite(w)):
+                break
     raise ValueError(
         f"power_poles(c={c}, delta={delta}, n={n}) is out of reach in float64 ({2 * n + 1} level alternations were not "
         "found); use fewer poles or a larger delta"
@@ -122,17 +123,29 @@ def _quarter_period(complement: float) -> float:
     return math.pi / (2 * a)
 
 
-def _interpolant(c, delta, n):
+def _interpolant(c, delta, n, poles):
     """Poles from the Loewner pencil of alternate nodes, balanced by ``node^((1+c)/2)``; weights by least squares."""
     nodes = zolotarev_nodes(delta, n)
     a, b = nodes[0::2, None], nodes[1::2]
     balance = (a * b) ** ((1 + c) / 2)
     loewner = balance * (a**-c - b**-c) / (a - b)
     shifted = balance * (a ** (1 - c) - b ** (1 - c)) / (a - b)
-    t = -np.linalg.eigvals(np.linalg.solve(loewner, shifted)).real
-    t = np.clip(t, 1e-3 * delta, None)
-    w = np.linalg.lstsq(nodes[:, None] ** c / (nodes[:, None] + t), np.ones(2 * n), rcond=None)[0]
-    return t, np.where(w > 0, w, 1e-3 * t ** (1 - c))
+    t = np.clip(-poles(loewner, shifted).real, 1e-3 * delta, None)
+    size = t ** (1 - c)  # of a weight; without it the small ones are lost to rounding
+    w = size * np.linalg.lstsq(nodes[:, None] ** c * size / (nodes[:, None] + t), np.ones(2 * n), rcond=None)[0]
+    return t, np.where(w > 0, w, 1e-3 * size)
+
+
+def _by_elimination(loewner, shifted):
+    """Eigenvalues of the pencil: those near 0 are accurate, as small ``delta`` needs."""
+    return np.linalg.eigvals(np.linalg.solve(loewner, shifted))
+
+
+def _by_qz(loewner, shifted):
+    """The same without inverting the ill-conditioned matrix, as many poles need: those near 0 are rough."""
+    from scipy.linalg import eigvals
+
+    return eigvals(shifted, loewner)
 
 
 def relative_error(c: float, x: np.ndarray, t: np.ndarray, w: np.ndarray) -> np.ndarray:
