@@ -8,7 +8,8 @@ import time
 
 import numpy as np
 
-from tests.conftest import QUICK_COMPILATION, ROOT
+from experiments.runner.compilation import QUICK
+from tests.conftest import ROOT
 
 STEPS, EVERY = 24, 4
 TRAINING = f"""
@@ -58,7 +59,7 @@ np.savez(out, **params)
 
 def train(folder, out, pause=0.0):
     """The run, in a process of its own."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK_COMPILATION}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK}
     return subprocess.Popen(
         [sys.executable, "-c", TRAINING, str(folder), str(out), str(pause)],
         env=environment,

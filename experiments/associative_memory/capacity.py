@@ -46,7 +46,7 @@ class Config:
     embeddings: tuple[str, ...] = EMBEDDINGS
     listed_from: int = 64  # d from which on searches run over lists of competitors, to a resolution of
     share: float = 0.005  # of the theory's capacity
-    top: int = 32  # length of these lists
+    top: int = 64  # length of these lists, several times d^2 / p
     kept: str = ""  # a folder that keeps the capacities of each law and size, to be found there again; empty: none
 
 

@@ -17,8 +17,9 @@ PACKAGES = ("jax", "jaxlib", "numpy")
 
 @contextmanager
 def cost() -> Iterator[dict[str, Any]]:
-    """Yield a dictionary that holds, after the block, when it started, its seconds and its peak memory in bytes."""
+    """Yield a dictionary: when the block started, the compiler's flags; after it seconds and peak memory, bytes."""
     measured: dict[str, Any] = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    measured["xla_flags"] = os.environ.get("XLA_FLAGS", "")
     _reset_peak()
     start = time.perf_counter()
     yield measured

@@ -142,6 +142,8 @@ def _settings(meta: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in meta["versions"].items())
     machine = f"{meta['platform']}, {meta['cores']} cores; {meta['device']['count']} × {meta['device']['kind']}"
     facts = {"versions": versions, "machine": machine, "started": meta["started_at"], "sources": meta["fingerprint"]}
+    if meta.get("xla_flags"):
+        facts["compiler"] = meta["xla_flags"]
     rows += [f"<div><dt>{name}</dt><dd>{_escape(text)}</dd></div>" for name, text in facts.items()]
     hint = f" ({len(changed)} changed from the preset)" if changed else ""
     return f"<details><summary>Settings, versions, machine{hint}</summary><dl>{''.join(rows)}</dl></details>"

@@ -2,6 +2,7 @@
 
 import gc
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -12,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from experiments.runner import discover, execute
+from experiments.runner import compilation, discover, execute
 from experiments.runner.contract import RunnerError
 
 MANY_MAPS = 20_000  # memory maps of a process, of which Linux allows 65530; every compiled program holds several
@@ -36,7 +37,8 @@ def run(
         preset: Name of the preset the configurations started from.
         out: Results folder.
         console: Where titles and progress go.
-        jobs: How many run at a time. Each has a process of its own, so an accelerator holds one only.
+        jobs: How many run at a time. Each has a process of its own, so an accelerator holds one only. Several ``quick``
+            ones, which are mostly compilation, are compiled quickly, unless ``XLA_FLAGS`` says how.
         force: Compute in any case.
 
     Yields:
@@ -53,7 +55,7 @@ def run(
             forget_programs()
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_leave_interrupts_to_the_parent)
+    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_begin, initargs=(preset,))
     try:
         futures = {pool.submit(_one, part, preset, config, out, console.width, force): part for part, config in tasks}
         for future in as_completed(futures):
@@ -84,8 +86,11 @@ def forget_programs(maps: int = MANY_MAPS) -> None:
         gc.collect()
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _begin(preset: str) -> None:
+    """First in a worker, before JAX reads its flags; interrupts are left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if preset == "quick":
+        os.environ.setdefault("XLA_FLAGS", compilation.QUICK)
 
 
 def _one(part: discover.Part, preset: str, config: Any, out: Path, width: int, force: bool) -> execute.Evaluated:

@@ -76,7 +76,8 @@ def check_feasible(
         tol: margin that counts as none, >= 0, for keys and values of norm 1 (they are rescaled by powers of two).
         max_newton: Newton steps at most; with ``top``, for each list (static).
         max_cg: Hessian products for each of them at most (static).
-        top: length of the lists; None: all pairs at once (static).
+        top: length of the lists; None: all pairs at once (static). Near the capacity a row has about d^2 / p active
+            competitors, 10 at d = 128; lists of 3 times that number ran out there, lists of 6 times decided.
         block: competitors at a time in a pass over all pairs; used with ``top`` (static).
         W0: memory to start from, such as that of fewer or more pairs, of any scale; traced. None: 0.
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.runner import cli, store
+from experiments.runner.compilation import QUICK
 
 STRICT = [
     ("2.0", "2.0", 0),
@@ -236,6 +237,20 @@ def test_several_at_a_time_give_what_one_at_a_time_gives(lab, capsys):
     for name, values in found.items():
         np.testing.assert_array_equal(values, store.load(lab.out / name / "quick").arrays["values"])
         assert lab.calls(name) == 2
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "expected"), [("quick", None, QUICK), ("quick", "", ""), ("full", None, "")]
+)
+def test_quick_ones_at_a_time_are_compiled_quickly_unless_told_otherwise(lab, monkeypatch, preset, given, expected):
+    monkeypatch.delenv("XLA_FLAGS")
+    if given is not None:
+        monkeypatch.setenv("XLA_FLAGS", given)
+    for name in ("first", "second"):
+        lab.add(name)
+    assert lab.run("run", "--all", "--jobs", "2", "--preset", preset) == cli.OK
+    for name in ("first", "second"):
+        assert store.load(lab.out / name / preset).meta["xla_flags"] == expected
 
 
 def test_a_process_that_dies_or_raises_keeps_the_finished_results(lab, capsys):
