@@ -94,17 +94,14 @@ def load_peft(path: Pathish) -> PeftAdapter:
             reason = "; adapter_model.bin is a PyTorch pickle, which can run code: convert it first" if pickle else ""
             raise FileNotFoundError(f"{folder} has no {name}, found {', '.join(inside) or 'nothing'}{reason}")
     fields = read_json(folder / _CONFIG, most=_MOST_CONFIG)
-    config, notes = _config(fields, folder / _CONFIG)
     found, others = _grouped(list_tensors(folder / _TENSORS, most_header=_MOST_HEADER))
+    config, notes = _config(fields, folder / _CONFIG, len(found))
     if not found:
         raise ValueError(
             f"{folder / _TENSORS} holds no factors of LoRA; it has {', '.join(others[:5]) or 'no tensors'}"
         )
     if others:
         notes.append(f"{len(others)} tensors that are no factors were left: {', '.join(others[:5])}")
-    patterns = len(config.rank_pattern) + len(config.alpha_pattern)
-    if patterns * len(found) > _MOST_MATCHES:
-        raise ValueError(f"{folder} has {len(found)} modules and {patterns} patterns, too many to be matched")
     factors = {module: _leaf(module, parts, config) for module, parts in found.items()}
     return PeftAdapter(
         factors,
@@ -195,8 +192,8 @@ _DEFAULTS = {
 }
 
 
-def _config(fields, path):
-    """`LoraConfig` and notes from the fields of an untrusted file."""
+def _config(fields, path, modules):
+    """`LoraConfig` and notes from the fields of an untrusted file, beside tensors of so many modules."""
     if not isinstance(fields, dict):
         raise ValueError(f"{path} must hold a table of settings, got {type(fields).__name__}")
     method = fields.get("peft_type")
@@ -207,13 +204,18 @@ def _config(fields, path):
             raise ValueError(f"{path} has {name} set, whose weight is not W + s B A; it is not read")
     if fields.get("target_parameters"):
         raise ValueError(f"{path} has target_parameters, factors of whole parameters; only those of modules are read")
+    ranks = _patterns(fields, "rank_pattern", path, int)
+    alphas = _patterns(fields, "alpha_pattern", path, (int, float))
+    patterns = len(ranks) + len(alphas)
+    if patterns * modules > _MOST_MATCHES:  # before any is compiled
+        raise ValueError(f"{path} has {patterns} patterns for {modules} modules, too many to be matched")
     config = LoraConfig(
         rank=_number(fields, "r", path, int),
         alpha=float(_number(fields, "lora_alpha", path, (int, float))),
         rslora=bool(fields.get("use_rslora", False)),
         targets=_targets(fields.get("target_modules")),
-        rank_pattern=_patterns(fields, "rank_pattern", path, int),
-        alpha_pattern=_patterns(fields, "alpha_pattern", path, (int, float)),
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
         fan_in_fan_out=bool(fields.get("fan_in_fan_out", False)),
     )
     notes = []

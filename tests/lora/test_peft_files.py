@@ -223,7 +223,7 @@ def test_more_patterns_than_can_be_matched_are_refused(tmp_path):
     tensors = {}
     for i in range(110):
         tensors |= pair(f"m{i}.q_proj", out=1, inp=1)
-    with pytest.raises(ValueError, match="110 modules and 100000 patterns"):
+    with pytest.raises(ValueError, match="100000 patterns for 110 modules"):
         load_peft(folder(tmp_path, tensors, alpha_pattern={f"x{i}": 1 for i in range(100_000)}))
 
 
