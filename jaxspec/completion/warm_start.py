@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxspec.completion.blocks import unfoldings
+from jaxspec.completion.validation import normalised_weights
 from jaxspec.linalg import spectral_map, top_svd
 from jaxspec.solvers import Block
 from jaxspec.solvers.admm import without_excess
@@ -108,33 +109,35 @@ def dual_from_low_rank(
         mask: True where observed.
         ranks: rank of each plain unfolding of x.
         weights: alpha_i of the plain unfoldings; None: 1/N each. Normalised to sum 1, as in `complete_tensor`.
-        iters: number of alternations.
+        iters: number of alternations (static).
 
     Returns:
         One array per block of ``blocks.unfoldings(x.shape, weights)``, for `WarmStart`.
 
     Raises:
-        ValueError: for a wrong number of ranks, or a rank out of range.
+        ValueError: for a wrong number of ranks, a rank out of range, a wrong number of weights, a negative or infinite
+            one, or all weights 0.
     """
     if len(ranks) != x.ndim or any(not 1 <= rank <= x.shape[mode] for mode, rank in enumerate(ranks)):
         raise ValueError(
             f"ranks must hold one rank per mode, each from 1 to its length in {x.shape}, got {tuple(ranks)}"
         )
-    weights = [1.0] * x.ndim if weights is None else [float(weight) for weight in weights]
-    weights = [weight / sum(weights) for weight in weights]
+    weights = normalised_weights([1.0] * x.ndim if weights is None else weights, x.ndim)
     blocks = unfoldings(x.shape, weights)
     parts = tuple(_low_rank(block, x, tuple(ranks)) for block in blocks)
+    return _alternated(blocks, parts, mask, iters)
 
-    @jax.jit
-    def alternate(parts: tuple[_LowRank, ...]) -> tuple[Array, ...]:
-        def body(_: Array, duals: tuple[Array, ...]) -> tuple[Array, ...]:
-            duals = _off_support_removed(blocks, duals, mask)
-            return tuple(part.sign + _complement(part, w) for part, w in zip(parts, duals, strict=True))
 
-        duals = jax.lax.fori_loop(0, iters, body, tuple(part.sign for part in parts))
-        return _off_support_removed(blocks, duals, mask)
+@eqx.filter_jit
+def _alternated(
+    blocks: tuple[Block, ...], parts: tuple[_LowRank, ...], mask: Bool[Array, "..."], iters: int
+) -> tuple[Array, ...]:
+    def body(_: Array, duals: tuple[Array, ...]) -> tuple[Array, ...]:
+        duals = _off_support_removed(blocks, duals, mask)
+        return tuple(part.sign + _complement(part, w) for part, w in zip(parts, duals, strict=True))
 
-    return alternate(parts)
+    duals = jax.lax.fori_loop(0, iters, body, tuple(part.sign for part in parts))
+    return _off_support_removed(blocks, duals, mask)
 
 
 def _low_rank(block: Block, x: Array, ranks: tuple[int, ...]) -> _LowRank:

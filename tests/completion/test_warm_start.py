@@ -147,6 +147,29 @@ def test_ranks_out_of_range_are_named(ranks):
         dual_from_low_rank(jnp.zeros(SHAPE), jnp.ones(SHAPE, bool), ranks)
 
 
+@pytest.mark.parametrize("weights", [(0, 0, 0), (1, -1, 1), (1, 1)])
+def test_weights_out_of_range_are_named(weights):
+    with pytest.raises(ValueError, match="weights must"):
+        dual_from_low_rank(jnp.zeros(SHAPE), jnp.ones(SHAPE, bool), RANKS, weights=weights)
+
+
+def test_weights_count_up_to_a_factor():
+    tensor, mask = small()
+    duals = [dual_from_low_rank(jnp.asarray(tensor), jnp.asarray(mask), RANKS, weights=w)[0] for w in ([1, 2, 1], None)]
+    scaled = dual_from_low_rank(jnp.asarray(tensor), jnp.asarray(mask), RANKS, weights=[3.0, 6, 3])[0]
+    np.testing.assert_allclose(scaled, duals[0], atol=1e-12)
+    assert float(jnp.max(jnp.abs(duals[0] - duals[1]))) > 1e-2
+
+
+def test_second_duals_of_new_numbers_compile_nothing(compilations):
+    def run(seed, weights):
+        tensor, mask = small(seed)
+        return dual_from_low_rank(jnp.asarray(tensor), jnp.asarray(mask), RANKS, weights=weights)
+
+    run(0, [1.0, 2, 3])
+    assert compilations(lambda: run(1, [2.0, 1, 4])) == []
+
+
 def test_starts_are_a_vmap():
     tensor, mask = small()
     starts = jnp.stack([jnp.zeros(SHAPE), jnp.asarray(tensor)])
