@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxspec.chance import upper_p_value
@@ -163,9 +164,10 @@ def against_references(
 
 
 @eqx.filter_jit
-def _forms(w: Array, probes: Array, scale: float | Array, rows: bool) -> tuple[Array, Array]:
+def _forms(w: Array, probes: Array, scale: Array, rows: bool) -> tuple[Array, Array]:
     """Sum over the batch of the squares of ``W^T x`` (rows) or ``W x``, and of all entries."""
-    w = w.reshape(-1, *w.shape[-2:]).astype(jnp.promote_types(w.dtype, probes.dtype)) / scale
+    w = w.reshape(-1, *w.shape[-2:]).astype(jnp.promote_types(w.dtype, probes.dtype))
+    w = w / scale.astype(w.dtype)
     images = jnp.einsum("lmn,mp->lnp" if rows else "lmn,np->lmp", w, probes, precision="highest")
     return jnp.sum(images * images, axis=(0, 1)), jnp.sum(w * w)
 
@@ -178,15 +180,24 @@ def _content(probes, base, roles, side, default_role):
     if not found:
         return None
     forms, trace = jnp.zeros(probes.shape[1], probes.dtype), jnp.zeros((), probes.dtype)
-    scale = max(float(jnp.max(jnp.abs(base[matrix.path]))) for matrix in found) or 1.0
-    for matrix in found:
-        w = jnp.asarray(base[matrix.path])
-        compute_dtype(w, f"base weight {matrix.path}")
+    weights = {matrix.path: jnp.asarray(base[matrix.path]) for matrix in found}
+    scale = _largest(weights)
+    for w in weights.values():
         form, own = _forms(w, probes, scale, side == "writes")
-        if not bool(jnp.isfinite(own)):
-            raise ValueError(f"base weight {matrix.path} holds entries that are not finite")
         forms, trace = forms + form, trace + own
     return forms * width / jnp.where(trace == 0, 1, trace)
+
+
+def _largest(weights):
+    """Largest magnitude of all matrices, 1 where all are zero; refuses entries that are not finite."""
+    for path, w in weights.items():
+        compute_dtype(w, f"base weight {path}")
+    largest = jnp.stack([jnp.max(jnp.abs(w), initial=0) for w in weights.values()])
+    bad = [path for path, finite in zip(weights, np.isfinite(largest), strict=True) if not finite]
+    if bad:
+        raise ValueError(f"base weight {bad[0]} holds entries that are not finite")
+    largest = jnp.max(largest)
+    return jnp.where(largest == 0, 1, largest)
 
 
 def _standardised(values, k):
@@ -207,7 +218,7 @@ def _variances(activations, probes):
     if not bool(jnp.all(jnp.isfinite(h))):
         raise ValueError("activations holds entries that are not finite")
     h = h / power_of_two_scale(h)
-    form, trace = _forms(h - jnp.mean(h, axis=0), probes, 1.0, False)
+    form, trace = _forms(h - jnp.mean(h, axis=0), probes, jnp.ones((), h.dtype), False)
     return form * width / jnp.where(trace == 0, 1, trace)
 
 

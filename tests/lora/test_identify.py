@@ -7,6 +7,7 @@ import pytest
 import scipy.linalg
 
 from jaxspec.lora import identify_factors, pre_existence
+from jaxspec.lora.evidence import _forms
 
 D, RANK, IN, LAYERS = 48, 4, 20, 6
 WRITES = {f"layers.{i}.down": "writes" for i in range(LAYERS)}
@@ -267,6 +268,29 @@ def test_evidence_does_not_depend_on_the_scale_of_the_base():
             np.testing.assert_allclose(value.value, values[1].value, rtol=1e-3)
             np.testing.assert_allclose(value.p_value, values[1].p_value, atol=0.005)
     assert found[0].content_r is None
+
+
+def test_another_checkpoint_of_the_same_shapes_compiles_nothing():
+    roles = {"a": "writes", "b": "both"}
+
+    def evidence(seed):
+        rng = np.random.default_rng(seed)
+        base = {"a": as_float(rng.normal(size=(D, 30))), "b": as_float(rng.normal(size=(D, D)))}
+        return pre_existence(jnp.eye(D)[:, :2], base=base, activations=as_float(rng.normal(size=(50, D))), roles=roles)
+
+    evidence(0)
+    compiled = _forms._cached._cache_size()
+    evidence(1)
+    assert _forms._cached._cache_size() == compiled
+
+
+def test_a_base_weight_that_is_not_finite_is_named():
+    good, zero = as_float(np.ones((D, 3))), jnp.zeros((D, 3))
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="base weight bad holds entries that are not finite"):
+            pre_existence(
+                jnp.eye(D)[:, :1], base={"good": good, "bad": zero.at[0, 0].set(value)}, roles=lambda _: "writes"
+            )
 
 
 def test_pooled_evidence_sees_what_neither_part_does():
