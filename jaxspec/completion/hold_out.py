@@ -69,8 +69,8 @@ def choose_lam(
         The choice and the curve it was made from.
 
     Raises:
-        ValueError: for a fraction outside (0, 1), no split, fewer than two observed entries, or a candidate that is not
-            positive.
+        ValueError: for a fraction outside (0, 1), no split, fewer than two observed entries, a candidate that is not
+            positive, or a negative or infinite tol.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be in (0, 1), got {fraction}")
@@ -85,6 +85,7 @@ def choose_lam(
     if is_concrete(lams) and not bool(jnp.all((lams > 0) & jnp.isfinite(lams))):
         raise ValueError(f"lams must be positive and finite, got {np.asarray(lams).tolist()}")
     hidden = jnp.stack([hide(mask, fraction, split) for split in jax.random.split(key, splits)])
+    tol = None if tol is None else validation.numbers(tensor.dtype, tol=tol)[0]
     curve = _Curve(weights, regularizer, tol, max_iter)
     return choice(lams, _hold_out_errors(tensor, mask, hidden, lams, curve))
 
@@ -108,7 +109,7 @@ def choice(lams: Float[Array, " L"], errors: Float[Array, "splits L"]) -> Lambda
 class _Curve(eqx.Module):
     weights: Any
     regularizer: Any
-    tol: float | None = eqx.field(static=True)
+    tol: Array | None
     max_iter: int = eqx.field(static=True)
 
 

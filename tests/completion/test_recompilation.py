@@ -1,10 +1,11 @@
 """New numbers compile nothing: a sweep costs one compilation."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxspec.completion import complete_tensor
+from jaxspec.completion import choose_lam, complete_tensor
 from jaxspec.completion.tensor import duality_gap, lambda_max
 from jaxspec.solvers import (
     DataTerm,
@@ -77,6 +78,17 @@ def test_second_certificate_and_bound_compile_nothing(compilations):
 
         compiled = compilations(look)
     assert compiled == []
+
+
+def test_second_choice_by_hold_out_compiles_nothing(compilations):
+    def choose(seed, tol):
+        options = {"lams": np.array([0.1, 0.2 + seed]), "splits": 2, "max_iter": 5, "tol": tol}
+        return choose_lam(*data(seed), key=jax.random.key(seed), **options)
+
+    choose(0, 1e-3)
+    assert compilations(lambda: choose(1, 1e-2)) == []
+    with pytest.raises(ValueError, match="tol must be non-negative"):
+        choose(0, -1.0)
 
 
 def test_second_run_of_the_engine_compiles_nothing(compilations, cases):
