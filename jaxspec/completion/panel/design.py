@@ -131,7 +131,7 @@ def influence(
         max_iter: alternations at most (static).
 
     Returns:
-        The weights, 0 off the cells.
+        The weights, 0 off the cells; NaN where so many alternations were too few.
     """
     dtype = L.dtype
     tol = 1e-6 if jnp.finfo(dtype).bits == 64 else 1e-4
@@ -153,7 +153,8 @@ def influence(
     y = jnp.zeros((W.shape[1], design.columns.shape[1]), dtype)
     zero = jnp.zeros((), jnp.int32)
     start = _Alternation(z, y, jnp.zeros_like(L), jnp.zeros((), dtype), zero, jnp.asarray(RUNNING, jnp.int32))
-    return iterate(alternate, test, start, max_iter=max_iter).psi
+    end = iterate(alternate, test, start, max_iter=max_iter)
+    return jnp.where(end.status == CONVERGED, end.psi, jnp.nan)
 
 
 class _Alternation(NamedTuple):

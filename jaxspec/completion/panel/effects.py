@@ -60,8 +60,9 @@ def panel_effects(
     small panels with weak overlap averages are covered less than nominally (measured .89 and .85 at 95%, 40 x 80 with
     propensities .15 to .85, normal quantiles).
 
-    Warns, where nothing is traced, of overlap below 1, fewer than 2 cells per degree of freedom, a rank at its ceiling
-    and units that are not identified. ATT and event study rest on the untreated arm only.
+    Warns, where nothing is traced, of overlap below 1, fewer than 2 cells per degree of freedom, a rank at its ceiling,
+    units that are not identified, and standard errors of averages whose computation did not converge: they are NaN. ATT
+    and event study rest on the untreated arm only.
 
     Args:
         Y: as in `row_scaled_spectral`.
@@ -131,6 +132,8 @@ def panel_effects(
     asked = Asked(_level(level, data.Y.dtype), labels, _weights(weights, data.Y))
     effects = _effects(data, numbers, asked, static, report._replace(groups=count))
     warn_of(effects.fit)
+    if static.sweeps != 0:
+        _warn_of_errors(effects)
     return effects
 
 
@@ -212,6 +215,18 @@ def warn_of(fit: PanelFit, *, arms: tuple[int, ...] = (0, 1)) -> None:
                 "can cause this (sign_block), or rank_max is too small"
             )
     for text in texts:
+        warnings.warn(text, UserWarning, stacklevel=3)
+
+
+def _warn_of_errors(effects: PanelEffects) -> None:
+    """A Python warning for averages whose weights of the cells were not found; silent under a trace."""
+    if not is_concrete(*effects) or effects.tau.ndim != 1:
+        return
+    pairs = {"ate": "ate_se", "group_effect": "group_se", "att": "att_se", "event_study": "event_se"}
+    known = {name: np.isfinite(getattr(effects, name)) for name in pairs}
+    lost = [error for name, error in pairs.items() if np.isnan(np.asarray(getattr(effects, error))[known[name]]).any()]
+    if lost:
+        text = f"standard errors in {', '.join(lost)} are NaN: the alternations for their weights did not converge"
         warnings.warn(text, UserWarning, stacklevel=3)
 
 

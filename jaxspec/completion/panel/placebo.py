@@ -43,7 +43,7 @@ class PlaceboInTime(NamedTuple):
     Attributes:
         effect: mean over units of ``Y - A0`` at the held-out cells, by periods before the first treatment, from
             ``-periods`` to -1, (periods,), in the units of Y; near 0 if the model holds. NaN without a cell.
-        se: standard errors, (periods,).
+        se: standard errors, (periods,); NaN without refinement, or where their computation did not converge.
         count: cells, (periods,).
     """
 

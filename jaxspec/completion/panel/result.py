@@ -70,7 +70,7 @@ class PanelEffects(NamedTuple):
         ci_low: lower end of the interval, (n,).
         ci_high: upper end, (n,).
         ate: weighted mean of ``tau`` over identified units.
-        ate_se: its standard error.
+        ate_se: its standard error; as in all averages NaN, with a warning, where its computation did not converge.
         att: mean of ``Y - A0`` over the treated observed cells whose row and column have an untreated cell.
         att_se: its standard error.
         event_study: mean of ``Y - A0`` by periods since the unit's first treatment, lags -(m-1)..m-1, (2m-1,). Before

@@ -1,6 +1,7 @@
 """Effects and their standard errors against least squares and difference-in-differences done by hand."""
 
 import warnings
+from functools import partial
 
 import jax
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 from scipy import stats
 
 from jaxspec.completion import panel_effects
+from jaxspec.completion.panel import averages
+from jaxspec.completion.panel.design import influence
+from jaxspec.completion.panel.effects import _effects
 
 SHAPE = (30, 24)
 
@@ -245,6 +249,30 @@ def test_nothing_quiet_about_what_the_data_cannot_say(x64, panel):
     assert float(found.fit.overlap[1]) < 1
     assert np.isnan(found.group_effect[0])
     assert np.isfinite([found.group_effect[1], found.ate, found.att, found.ate_se]).all()
+
+
+def test_standard_errors_that_did_not_converge_are_nan_with_a_warning(x64, make_panel, monkeypatch):
+    Y, D, _, _ = make_panel(3, 23, 17)
+    options = {"rank": 1, "start": "one_step", "groups": np.arange(23) % 2}
+    whole, texts = recorded(Y, D, **options)
+    assert not any("did not converge" in text for text in texts)
+    monkeypatch.setattr(averages, "influence", partial(influence, max_iter=1))
+    _effects._cached.clear_cache()
+    cut, texts = recorded(Y, D, **options)
+    _effects._cached.clear_cache()
+    (text,) = [text for text in texts if "did not converge" in text]
+    for value, error in (
+        ("ate", "ate_se"),
+        ("group_effect", "group_se"),
+        ("att", "att_se"),
+        ("event_study", "event_se"),
+    ):
+        assert error in text
+        np.testing.assert_array_equal(getattr(cut, value), getattr(whole, value))
+        known = np.isfinite(getattr(whole, error))
+        assert known.any()
+        assert np.isnan(np.asarray(getattr(cut, error))[known]).all()
+    np.testing.assert_array_equal(cut.se, whole.se)
 
 
 def test_zeros_give_zeros(x64):
