@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import compute_dtype
 
 
@@ -20,7 +21,7 @@ def check_number(name: str, value: Any, low: float, *, closed: bool) -> None:
         low: its bound.
         closed: whether the bound itself is allowed.
     """
-    if isinstance(value, jax.core.Tracer):
+    if not is_concrete(value):
         return
     number = float(value)
     if not math.isfinite(number) or number < low or (number == low and not closed):
@@ -39,7 +40,7 @@ def check_positive_tree(name: str, tree: Any, message: str) -> None:
     if not leaves:
         raise ValueError(f"{name} has no leaves; expected a number or a pytree of numbers")
     for path, leaf in leaves:
-        if not isinstance(leaf, jax.core.Tracer) and not (float(leaf) > 0 and math.isfinite(float(leaf))):
+        if is_concrete(leaf) and not (float(leaf) > 0 and math.isfinite(float(leaf))):
             raise ValueError(f"{message} ({name}{jax.tree_util.keystr(path)} is {leaf})")
 
 
@@ -49,7 +50,7 @@ def check_weights(weights: Array | None) -> None:
     Args:
         weights: of the particles.
     """
-    if weights is None or isinstance(weights, jax.core.Tracer):
+    if weights is None or not is_concrete(weights):
         return
     values = np.asarray(weights, np.float64)
     if values.ndim != 1 or not np.all(values >= 0) or not abs(values.sum() - 1) <= 1e-6:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxspec.flow.checks import check_number
 from jaxspec.flow.kinetic import kinetic
+from jaxspec.linalg.concrete import is_concrete
 
 _FORMS = ("ema", "heavy_ball")
 
@@ -94,7 +95,7 @@ def muon_to_flow(lr: ArrayLike, beta: ArrayLike, eps: ArrayLike, form: str = "em
     _check_form(form)
     check_number("lr", lr, 0.0, closed=False)
     check_number("eps", eps, 0.0, closed=False)
-    if not isinstance(beta, jax.core.Tracer) and not 0 < beta < 1:
+    if is_concrete(beta) and not 0 < float(beta) < 1:
         raise ValueError(f"beta is {beta}; expected 0 < beta < 1")
     lr, beta, eps = (jnp.asarray(a, float) for a in (lr, beta, eps))
     gamma = -jnp.log(beta) / lr

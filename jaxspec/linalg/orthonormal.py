@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxspec.linalg import decompositions
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
 
 
@@ -79,7 +80,7 @@ def checked_basis(columns: Any, name: str = "directions") -> Float[Array, "*batc
             f"{name} has shape {shape}; expected (*batch, d, k) with k <= {shape[-2] if len(shape) > 1 else 'd'}"
         )
     dtype = compute_dtype(columns, name)
-    if isinstance(columns, jax.core.Tracer):
+    if not is_concrete(columns):
         u = columns.astype(dtype)
         u = eqx.error_if(u, ~jnp.all(jnp.isfinite(u)), f"{name} holds entries that are not finite")
         return orthonormal_basis(_unit_columns(u))[0]

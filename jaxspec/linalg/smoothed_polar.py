@@ -27,6 +27,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxspec.linalg import decompositions
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.gram_root import gram_root, gram_tangent, lyapunov, product, solve
 from jaxspec.linalg.normalisation import wide
 from jaxspec.linalg.scaling import batch_first, compute_dtype, power_of_two_scale
@@ -249,7 +250,7 @@ def _prepare(p, eps, engine, max_cond, precision, name="p"):
 
 def check_eps(eps: ArrayLike) -> None:
     """Raise `ValueError` unless ``eps`` is traced or positive and finite."""
-    if isinstance(eps, jax.core.Tracer):
+    if not is_concrete(eps):
         return
     values = np.asarray(eps)
     if not np.all((values > 0) & np.isfinite(values)):

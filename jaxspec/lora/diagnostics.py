@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxspec.linalg import decompositions
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
 from jaxspec.lora.adapters import Scale, checked_factors, scale_of
 from jaxspec.lora.baselines import Directions, check_side, prepared
@@ -125,7 +126,7 @@ def tradeoff(rows: Float[Array, "n m"], *, reference: tuple[float, ...] | None =
         raise ValueError(f"reference is {worst}; expected {rows.shape[1]} numbers, one per column")
     rows = rows.astype(compute_dtype(rows, "rows"))
     finite = jnp.all(jnp.isfinite(rows))
-    if isinstance(rows, jax.core.Tracer):
+    if not is_concrete(finite):
         rows = eqx.error_if(rows, ~finite, "rows has entries that are not finite")
     elif not finite:
         raise ValueError("rows has entries that are not finite")

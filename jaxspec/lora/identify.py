@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.lora.adapters import Adapter, Scale
 from jaxspec.lora.evidence import Evidence, against_references, pre_existence
 from jaxspec.lora.roles import DEFAULT_ROLES, Roles
@@ -179,7 +180,7 @@ def identify_factors(
     weights = (given, [None if given is None else _weights_of(weight, stacks) for stacks in controls])
     found = _analysed(_bare(stacks), [_bare(each) for each in controls], weights, numbers, keys, options)
     found |= {name: by_path(found[name], stacks) for name in _BY_PATH if found[name] is not None}
-    concrete = not isinstance(found["strengths"], jax.core.Tracer)
+    concrete = is_concrete(found["strengths"])
     overflow = ~jnp.all(jnp.isfinite(found["spectrum"]))
     if not concrete:
         found = eqx.error_if(found, overflow, "adapter holds entries that are not finite")

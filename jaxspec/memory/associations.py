@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.memory.checks import EMBEDDINGS, MODELS, check_choice
 from jaxspec.memory.draws import Regenerated, row_keys, vector
 
@@ -337,7 +338,7 @@ def finite(name: str, value: Float[Array, "..."]) -> Float[Array, "..."]:
     """
     bad = ~jnp.all(jnp.isfinite(value))
     message = f"{name} contains numbers that are not finite; expected finite ones"
-    if isinstance(bad, jax.core.Tracer):
+    if not is_concrete(bad):
         return eqx.error_if(value, bad, message)
     if bad:
         raise ValueError(message)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.memory.associations import Associations, finite, numbers, promoted
 from jaxspec.memory.pairs import Pairs
 
@@ -66,10 +67,10 @@ def checked_problem(
             finite(name, value)
     p = len(a.x)
     least = min(2, p)
-    if n is not None and not isinstance(n, jax.core.Tracer) and not (jnp.ndim(n) == 0 and least <= n <= p):
+    if n is not None and is_concrete(n) and not (jnp.ndim(n) == 0 and least <= float(n) <= p):
         raise ValueError(f"n is {n}; expected an integer in [{least}, {p}]")
     for name, value in at_least_zero.items():
-        if not isinstance(value, jax.core.Tracer) and not value >= 0:
+        if is_concrete(value) and not float(value) >= 0:
             raise ValueError(f"{name} is {value}; expected a number >= 0")
     tolerances = [jnp.asarray(value, a.x.dtype) for value in at_least_zero.values()]
     return a, jnp.asarray(p if n is None else n, jnp.int32), tolerances

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-import jax
+from jaxspec.linalg.concrete import is_concrete
 
 
 def checked_number(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False):
@@ -26,7 +26,7 @@ def checked_number(name: str, value: Any, *, low: float = -math.inf, high: float
         >>> checked_number("tol", 0.1, low=0.0)
         0.1
     """
-    if isinstance(value, jax.core.Tracer):
+    if not is_concrete(value):
         return value
     number = float(value)
     if not math.isfinite(number) or not low <= number <= high or (open_low and number == low):

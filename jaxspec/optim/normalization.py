@@ -11,9 +11,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact
 
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import conjugate_transpose, power_of_two_scale
 
 Normalizer = Callable[[Array, Array], Array]
@@ -121,7 +123,7 @@ class Dual:
     q: ArrayLike
 
     def __post_init__(self):
-        if not isinstance(self.q, jax.core.Tracer) and not self.q > 0:
+        if is_concrete(self.q) and not np.all(np.asarray(self.q) > 0):
             raise ValueError(f"q is {self.q}; the dual normalisation needs q > 0 (c < 1)")
 
     def __call__(

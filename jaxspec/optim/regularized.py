@@ -15,6 +15,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxspec.linalg import smoothed_polar, spectral_power
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.optim.checks import checked_number
 from jaxspec.optim.layout import DimsTree, MatrixDims
 from jaxspec.optim.partition import ADAM, MATRIX, by_label
@@ -89,7 +90,7 @@ def regularized_muon(
     if eps_mode not in ("absolute", "relative"):
         raise ValueError(f"eps_mode is {eps_mode!r}; expected 'absolute' or 'relative'")
     decay = _decay(learning_rate, gamma, beta)
-    if form == "ema" and gamma is not None and not isinstance(gamma, jax.core.Tracer) and float(gamma) == 0:
+    if form == "ema" and gamma is not None and is_concrete(gamma) and float(gamma) == 0:
         raise ValueError("gamma is 0.0 and form is 'ema'; without friction only form='heavy_ball' moves")
     mapped = partial(_relative, eps=eps) if eps_mode == "relative" else partial(smoothed_polar, eps=eps)
     matrices = optax.chain(
@@ -122,7 +123,7 @@ def _decay(learning_rate, gamma, beta):
     if callable(learning_rate):
         return lambda count: jnp.exp(-gamma * learning_rate(count))
     decay = jnp.exp(-gamma * jnp.asarray(learning_rate, float))
-    if isinstance(decay, jax.core.Tracer):
+    if not is_concrete(decay):
         return decay
     return float(decay) if decay < 1 else lambda count: decay
 

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Int, PyTree, UInt32
 
 from jaxspec.linalg import ordered
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import compute_dtype
 from jaxspec.optim.layout import DimsTree, LeafLayout, buckets, check_dtypes, stack, tree_layouts
 from jaxspec.optim.normalization import Normalizer, ShapeScale, normalizer, shape_factor
@@ -109,7 +110,7 @@ def scale_by_spectral(
         Array([[ 1.,  0.],
                [ 0., -1.]], dtype=float32)
     """
-    if not isinstance(beta, jax.core.Tracer) and not callable(beta) and not 0 <= beta < 1:
+    if is_concrete(beta) and not callable(beta) and not 0 <= float(beta) < 1:
         raise ValueError(f"beta is {beta}; expected 0 <= beta < 1")
     if bias_correction and (callable(beta) or gain is not None):
         raise ValueError("bias_correction is True; expected False with a schedule for beta or a gain")

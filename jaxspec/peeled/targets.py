@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxspec.linalg.concrete import is_concrete
@@ -150,5 +151,5 @@ def _cycle(n: int) -> Array:
 
 def _check_share(eps: Any) -> None:
     check_number("eps", eps)
-    if isinstance(eps, int | float) and eps > 1:
+    if is_concrete(eps) and np.any(np.asarray(eps) > 1):
         raise ValueError(f"eps is {eps}; expected a number in [0, 1]")

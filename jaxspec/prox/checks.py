@@ -1,11 +1,11 @@
 """Argument checks shared by the proximal operators."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact
 
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import compute_dtype
 
 
@@ -43,6 +43,6 @@ def batch_values(
         raise ValueError(
             f"{name} has shape {jnp.shape(value)}; expected one that broadcasts to the batch shape {batch}"
         )
-    if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) >= 0):
+    if is_concrete(value) and not np.all(np.asarray(value) >= 0):
         raise ValueError(f"{name} is {value}; expected a number >= 0")
     return jnp.asarray(value, dtype)

@@ -11,6 +11,7 @@ from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import compute_dtype
 from jaxspec.linalg.spectral_map import Engine, spectral_map
 from jaxspec.prox.checks import batch_values
@@ -65,7 +66,7 @@ def schatten_threshold(
                [0.      , 0.      ]], dtype=float32)
     """
     lam, exponent = batch_values(x, lam, "lam"), batch_values(x, p, "p")
-    if not isinstance(p, jax.core.Tracer) and not np.all((np.asarray(p) > 0) & (np.asarray(p) <= 1)):
+    if is_concrete(p) and not np.all((np.asarray(p) > 0) & (np.asarray(p) <= 1)):
         raise ValueError(f"p is {p}; expected 0 < p <= 1")
     return _schatten(x, lam, exponent, method, return_norm)
 

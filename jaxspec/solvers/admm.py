@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxspec.linalg import ordered
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.solvers.loop import (
     CONVERGED,
     DIVERGED,
@@ -332,11 +333,11 @@ def _blank_history(problem: _Problem, state: ADMMState, static: _Static) -> Hist
 def _check_arguments(blocks: Sequence[Block], rho: Any, u0: Any, over_relaxation: Any) -> None:
     if not blocks:
         raise ValueError("blocks must not be empty")
-    if isinstance(over_relaxation, float | int) and not 0 < over_relaxation < 2:
+    if is_concrete(over_relaxation) and not 0 < float(over_relaxation) < 2:
         raise ValueError(f"over_relaxation must be in (0, 2), got {over_relaxation}")
     if jnp.shape(rho) not in ((), (1,), (len(blocks),)):
         raise ValueError(f"rho must be a number or one per block ({len(blocks)}), got shape {jnp.shape(rho)}")
-    if not isinstance(rho, jax.core.Tracer):
+    if is_concrete(rho):
         values = np.asarray(rho, dtype=float)
         if not (np.isfinite(values) & (values > 0)).all():
             raise ValueError(f"rho must be positive and finite, got {rho}")

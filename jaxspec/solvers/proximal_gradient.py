@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxspec.linalg.concrete import is_concrete
 from jaxspec.solvers.loop import (
     CONVERGED,
     DIVERGED,
@@ -134,7 +136,7 @@ def accelerated_proximal_gradient(
     check_loop_arguments(max_iter, check_every, loop)
     if restart not in _RESTARTS:
         raise ValueError(f"restart must be one of {_RESTARTS}, got {restart!r}")
-    if isinstance(step, int | float) and not 0 < step < float("inf"):
+    if is_concrete(step) and not (np.isfinite(step) & (np.asarray(step) > 0)).all():
         raise ValueError(f"step must be positive and finite, got {step}")
     start = x0.x if isinstance(x0, ProximalGradientState) else x0
     dtype = jnp.result_type(*jax.tree.leaves(start))

@@ -225,6 +225,7 @@ def test_scaled_duals_start_the_run(solve, problem):
     [
         ({"over_relaxation": 0}, r"over_relaxation must be in \(0, 2\), got 0"),
         ({"over_relaxation": 2.0}, r"over_relaxation must be in \(0, 2\), got 2.0"),
+        ({"over_relaxation": jnp.float32(3)}, r"over_relaxation must be in \(0, 2\), got 3.0"),
         ({"over_relaxation": np.nan}, "over_relaxation must be in .*, got nan"),
         ({"rho": 0.0}, "rho must be positive and finite, got 0.0"),
         ({"rho": -1}, "rho must be positive and finite, got -1"),

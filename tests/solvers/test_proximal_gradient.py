@@ -292,6 +292,7 @@ def test_divergence_is_said_and_the_last_iterate_is_finite():
         ({"restart": "speed"}, "restart must be one of .*, got 'speed'"),
         ({"step": 0.0}, "step must be positive and finite, got 0.0"),
         ({"step": -1}, "step must be positive and finite, got -1"),
+        ({"step": jnp.float32(-1)}, "step must be positive and finite, got -1.0"),
         ({"step": float("inf")}, "step must be positive and finite, got inf"),
         ({"max_iter": -1}, "max_iter must be >= 0, got -1"),
         ({"check_every": 0}, "check_every must be >= 1, got 0"),
