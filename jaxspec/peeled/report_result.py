@@ -1,9 +1,7 @@
 """What a symmetry report holds, and how it is written: JSON, and a figure."""
 
-import io
 import json
 import math
-import tempfile
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxspec.optional import require
+from jaxspec.tensor_files import replacing
 
 
 class Score(NamedTuple):
@@ -126,7 +125,8 @@ class SymmetryReport(NamedTuple):
         content = self._asdict() | {"concepts": [_plain(concept) for concept in self.concepts]}
         text = json.dumps(content, indent=2, allow_nan=False)
         if path is not None:
-            _write(Path(path), text.encode())
+            with replacing(path) as file:
+                file.write(text.encode())
         return text
 
     def plot(self, path: str | PathLike[str] | None = None) -> Any:
@@ -143,9 +143,8 @@ class SymmetryReport(NamedTuple):
         """
         figure = _figure(self)
         if path is not None:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=Path(path).suffix.removeprefix(".") or "png", dpi=150)
-            _write(Path(path), buffer.getvalue())
+            with replacing(path) as file:
+                figure.savefig(file, format=Path(path).suffix.removeprefix(".") or "png", dpi=150)
         return figure
 
 
@@ -156,19 +155,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | tuple | list):
         return [_plain(entry) for entry in (value.tolist() if isinstance(value, np.ndarray) else value)]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _write(path: Path, content: bytes) -> None:
-    """The whole file, or none of it."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(content)
-            file.flush()
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
 
 def _figure(report: SymmetryReport) -> Any:

@@ -125,6 +125,10 @@ def test_json_and_figure_are_written_whole(report, tmp_path):
     figure = report.plot(tmp_path / "report.png")
     assert len(figure.axes) == 9
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "plain").touch()
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1  # others may read it as they may read any new file
+    (tmp_path / "plain").unlink()
     with pytest.raises(FileNotFoundError):
         report.to_json(tmp_path / "absent" / "report.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.png"]
