@@ -75,6 +75,30 @@ def roles_from_path(path: str, table: Sequence[tuple[str, str]] = DEFAULT_ROLES)
     return next((role for pattern, role in table if re.search(pattern, dotted)), None)
 
 
+def role_of(roles: Roles, path: str, default_role: str | None = None) -> str | None:
+    """The role of a path, else ``default_role``; None if unknown.
+
+    Args:
+        roles: a mapping, a function of the path, or a table as `DEFAULT_ROLES`.
+        path: of a matrix.
+        default_role: where ``roles`` has none.
+
+    Returns:
+        The role.
+
+    Raises:
+        ValueError: another name than writes, reads, both, none.
+    """
+    if callable(roles):
+        role = roles(path)
+    else:
+        role = roles.get(path) if isinstance(roles, Mapping) else roles_from_path(path, roles)
+    role = default_role if role is None else role
+    if role is not None and role not in ROLES:
+        raise ValueError(f"the role of {path} is {role!r}; expected one of {ROLES}")
+    return role
+
+
 def resolve_roles(
     paths: Sequence[str], roles: Roles = DEFAULT_ROLES, *, default_role: str | None = None
 ) -> dict[str, str]:
@@ -96,19 +120,10 @@ def resolve_roles(
         >>> resolve_roles(["mlp.up", "mlp.down", "gadget"], default_role="none")
         {'mlp.up': 'reads', 'mlp.down': 'writes', 'gadget': 'none'}
     """
-    if callable(roles):
-        found = {path: roles(path) for path in paths}
-    elif isinstance(roles, Mapping):
-        found = {path: roles.get(path) for path in paths}
-    else:
-        found = {path: roles_from_path(path, roles) for path in paths}
-    found = {path: default_role if role is None else role for path, role in found.items()}
+    found = {path: role_of(roles, path, default_role) for path in paths}
     missing = [path for path, role in found.items() if role is None]
     if missing:
         raise ValueError(f"roles has none for {', '.join(missing)}; name one of {ROLES} for each, or a default_role")
-    wrong = {path: role for path, role in found.items() if role not in ROLES}
-    if wrong:
-        raise ValueError(f"roles has unknown ones: {wrong}; expected one of {ROLES}")
     return found
 
 

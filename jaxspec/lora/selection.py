@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxspec.linalg.scaling import compute_dtype
 from jaxspec.lora.adapters import Adapter, Scale, checked_factors, scale_of
-from jaxspec.lora.roles import ROLES, Roles, roles_from_path
+from jaxspec.lora.roles import Roles, role_of
 
 Side = Literal["writes", "reads"]
 
@@ -44,30 +44,6 @@ class Stack(NamedTuple):
     scale: Float[Array, " L"]
     side: str
     leaves: tuple[Matrix, ...]
-
-
-def role_of(roles: Roles, path: str, default_role: str | None = None) -> str | None:
-    """The role of a path, else ``default_role``; None if unknown.
-
-    Args:
-        roles: a mapping, a function of the path, or a table as `DEFAULT_ROLES`.
-        path: of a matrix.
-        default_role: where ``roles`` has none.
-
-    Returns:
-        The role.
-
-    Raises:
-        ValueError: another name than writes, reads, both, none.
-    """
-    if callable(roles):
-        role = roles(path)
-    else:
-        role = roles.get(path) if isinstance(roles, Mapping) else roles_from_path(path, roles)
-    role = default_role if role is None else role
-    if role is not None and role not in ROLES:
-        raise ValueError(f"the role of {path} is {role!r}; expected one of {ROLES}")
-    return role
 
 
 def stream_matrices(
