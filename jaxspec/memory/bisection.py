@@ -75,12 +75,28 @@ class _Prior(NamedTuple):
 
 
 class _Draw(NamedTuple):
-    """What the associations of a seed are drawn from; static."""
+    """What the associations of a seed are drawn from."""
 
     p: int
     d: int
     model: str
     embedding: str
+
+
+class _Search(NamedTuple):
+    """Numbers of a search, all traced."""
+
+    resolution: int
+    tol: float
+    prior: _Prior
+
+
+class _Static(NamedTuple):
+    """What is compiled in."""
+
+    draw: _Draw
+    limits: Limits
+    at_once: bool
 
 
 def capacity(
@@ -134,16 +150,16 @@ def capacity(
     """
     check_choice("model", model, MODELS)
     check_choice("embedding", embedding, EMBEDDINGS)
-    least = {"d": (d, 1), "num_seeds": (num_seeds, 1), "resolution": (resolution, 1), "p_max": (p_max or 2, 2)}
-    least |= {"max_newton": (max_newton, 1), "max_cg": (max_cg, 1)}
+    least = {"d": (d, 1), "num_seeds": (num_seeds, 1), "resolution": (resolution, 1)}
+    least |= {"p_max": (2 if p_max is None else p_max, 2), "max_newton": (max_newton, 1), "max_cg": (max_cg, 1)}
     for name, (value, bound) in least.items():
         if value < bound:
             raise ValueError(f"{name} is {value}; expected an integer >= {bound}")
     if not tol >= 0:
         raise ValueError(f"tol is {tol}; expected a number >= 0")
     critical = float(critical_p(d))
-    p = p_max or math.ceil((1 + min(0.3, 4 * _SPREAD / d)) * critical) + 10
-    prior = _Prior(critical - resolution // 2, _SPREAD / d * critical)
+    p = math.ceil((1 + min(0.3, 4 * _SPREAD / d)) * critical) + 10 if p_max is None else p_max
+    search = _Search(resolution, tol, _Prior(critical - resolution // 2, _SPREAD / d * critical))
     keys = jax.vmap(lambda seed: jax.random.fold_in(key, seed))(jnp.arange(num_seeds))
     limits = Limits(max_newton, max_cg, top=top, block=block)
     at_once = jax.default_backend() != "cpu"
@@ -154,7 +170,8 @@ def capacity(
     zero = jnp.zeros_like(whole)
     brackets = _Bracket(zero + 1, whole, whole, zero, zero, zero, zero, jnp.zeros((num_seeds, d, d)))
     for doubling in range(_DOUBLINGS + 1):
-        brackets = _bisect(keys, brackets, resolution, tol, prior, _Draw(p, d, model, embedding), limits, at_once)
+        static = _Static(_Draw(p, d, model, embedding), limits, at_once)
+        brackets = _bisect(keys, brackets, search, static)
         # A bracket that still ends above p was never closed by a certificate.
         if np.all(gathered(brackets.high) <= p) or doubling == _DOUBLINGS:
             break
@@ -169,8 +186,10 @@ def capacity(
     return Capacity(brackets.low, brackets.high, brackets.undecided, brackets.iter)
 
 
-@partial(jax.jit, static_argnums=(5, 6, 7))
-def _bisect(keys, brackets, resolution, tol, prior, draw, limits, at_once):
+@partial(jax.jit, static_argnames="static")
+def _bisect(keys, brackets, search, static):
+    resolution, tol, prior = search
+    draw, limits, at_once = static
     caps = {"max_newton": limits.newton, "max_cg": limits.cg, "top": limits.top, "block": limits.block}
 
     def one(key, bracket):

@@ -15,6 +15,9 @@ from jaxspec.linalg.concrete import is_concrete
 from jaxspec.memory.associations import Associations, finite, numbers, promoted
 from jaxspec.memory.pairs import Pairs
 
+# How the solvers of this package end, beside the statuses of `jaxspec.solvers`, which are below 5.
+FEASIBLE, INFEASIBLE, SOLVED, STATIONARY = 5, 6, 7, 8
+
 
 class Units(NamedTuple):
     """How prepared data relate to the caller's.

@@ -13,13 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxspec.memory.associations import Associations
-from jaxspec.memory.certificates import checked_problem, checked_start, gap_bounds, in_units
+from jaxspec.memory.certificates import FEASIBLE, INFEASIBLE, checked_problem, checked_start, gap_bounds, in_units
 from jaxspec.memory.hinges import DIRECT, factorised_hessian, hinges, scaled
 from jaxspec.memory.lists import Limits, Solved, checked_limits, reported, solved
 from jaxspec.memory.pairs import Pairs
 from jaxspec.solvers import newton_cg
 
-_FEASIBLE, _INFEASIBLE = 5, 6
 _RIDGE = 1e-6
 
 
@@ -145,7 +144,7 @@ def separate(pairs: Pairs, W: Float[Array, "d d"], tol: Array, limits: Limits, f
 
     def stop(W, value, grad):
         lower, upper = gap_bounds(pairs, W, hinges(pairs, W))
-        return jnp.where(lower > 0, _FEASIBLE, jnp.where(upper < tol, _INFEASIBLE, 0))
+        return jnp.where(lower > 0, FEASIBLE, jnp.where(upper < tol, INFEASIBLE, 0))
 
     factorised = (lambda W: factorised_hessian(pairs, hinges(pairs, W) > 0, _RIDGE)) if len(W) <= DIRECT else None
     end = newton_cg(
@@ -160,7 +159,7 @@ def separate(pairs: Pairs, W: Float[Array, "d d"], tol: Array, limits: Limits, f
     return found._replace(
         W=end.x,
         x=end.x,
-        multipliers=_polished(pairs, hinges(pairs, end.x), end.status == _FEASIBLE, tol, limits.cg),
+        multipliers=_polished(pairs, hinges(pairs, end.x), end.status == FEASIBLE, tol, limits.cg),
         newton=found.newton + end.iterations,
         cg=found.cg + end.cg_iterations,
     )
@@ -182,7 +181,7 @@ def _polished(pairs, multipliers, feasible, tol, max_cg):
 
     def stop(V, value, grad):
         _, upper = gap_bounds(pairs, V, jnp.maximum(moved(V), 0))
-        return jnp.where(feasible | (upper < tol), _INFEASIBLE, 0)
+        return jnp.where(feasible | (upper < tol), INFEASIBLE, 0)
 
     zero = jnp.zeros((pairs.x.shape[1],) * 2, multipliers.dtype)
     factorised = (lambda V: factorised_hessian(pairs, active, _RIDGE)) if len(zero) <= DIRECT else None

@@ -13,13 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxspec.memory.associations import Associations
-from jaxspec.memory.certificates import checked_problem, gap_bounds, in_units
+from jaxspec.memory.certificates import INFEASIBLE, SOLVED, STATIONARY, checked_problem, gap_bounds, in_units
 from jaxspec.memory.hinges import DIRECT, factorised_hessian, hinges
 from jaxspec.memory.lists import Limits, Solved, checked_limits, reported, solved
 from jaxspec.memory.pairs import Pairs
 from jaxspec.solvers import augmented_lagrangian, newton_cg
 
-_SOLVED, _INFEASIBLE, _STATIONARY = 5, 6, 7
 _FIRST_PENALTY, _GROWTH = 100.0, 4.0
 _INNER_ACCURACY = 1e-3  # of the inner problems: error of W = A^T L, relative
 
@@ -101,7 +100,7 @@ def _max_margin(a, n, gap_tol, tol, limits):
     a, units = in_units(a)
 
     def judge(lower, upper):
-        return jnp.where(upper < tol, _INFEASIBLE, jnp.where(_relative_gap(lower, upper) <= gap_tol, _SOLVED, 0))
+        return jnp.where(upper < tol, INFEASIBLE, jnp.where(_relative_gap(lower, upper) <= gap_tol, SOLVED, 0))
 
     def solve(pairs, W, found):
         return widest(pairs, W, judge, limits, found)
@@ -174,7 +173,7 @@ def widest(pairs: Pairs, W0: Float[Array, "d d"], judge, limits: Limits, found: 
             lower, upper = gap_bounds(pairs, W, hinges(pairs, W, shift))
             status = judge(jnp.maximum(lower, best.lower), jnp.minimum(upper, best.upper))
             stationary = rho * jnp.linalg.norm(grad) <= _INNER_ACCURACY * jnp.linalg.norm(W)
-            return jnp.where((status == 0) & stationary, _STATIONARY, status)
+            return jnp.where((status == 0) & stationary, STATIONARY, status)
 
         factorised = (lambda W: factorised_hessian(pairs, hinges(pairs, W, shift) > 0, 1 / rho)) if direct else None
         end = newton_cg(

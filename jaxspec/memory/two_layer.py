@@ -24,14 +24,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxspec.linalg import singular_values, top_svd
 from jaxspec.memory.associations import Associations
-from jaxspec.memory.certificates import checked_problem, in_units, proven_bounds
+from jaxspec.memory.certificates import FEASIBLE, SOLVED, STATIONARY, checked_problem, in_units, proven_bounds
 from jaxspec.memory.hinges import hinges, normalised
 from jaxspec.memory.lists import Limits
 from jaxspec.memory.margin import max_margin
 from jaxspec.memory.pairs import all_pairs
 from jaxspec.solvers import augmented_lagrangian, newton_cg
 
-_FEASIBLE, _STATIONARY = 5, 6
 _COLDEST = 60.0  # last inverse temperature of the soft minimum
 
 
@@ -57,6 +56,14 @@ class TwoLayer(NamedTuple):
     optimal: Bool[Array, ""]
     multipliers: Float[Array, "p p"]
     iterations: Int[Array, ""]
+
+
+class _Static(NamedTuple):
+    """What is compiled in."""
+
+    width: int
+    num_starts: int
+    limits: Limits
 
 
 def fit_two_layer(
@@ -111,7 +118,7 @@ def fit_two_layer(
         if value < 1:
             raise ValueError(f"{name} is {value}; expected an integer >= 1")
     a, n, (gap_tol,) = checked_problem(a, n, gap_tol=gap_tol)
-    return _fitted(key, a, n, gap_tol, width, num_starts, Limits(max_newton, max_cg, max_outer))
+    return _fitted(key, a, n, gap_tol, _Static(width, num_starts, Limits(max_newton, max_cg, max_outer)))
 
 
 def fit_two_layer_adam(
@@ -151,8 +158,9 @@ def fit_two_layer_adam(
     return _trained(a, n, gap_tol, learning_rate, width, steps)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6))
-def _fitted(key, a, n, gap_tol, width, num_starts, limits):
+@partial(jax.jit, static_argnames="static")
+def _fitted(key, a, n, gap_tol, static):
+    width, num_starts, limits = static
     a, units = in_units(a)
     pairs = all_pairs(a, n)
     d, rank = a.x.shape[1], min(width, a.x.shape[1])
@@ -238,7 +246,7 @@ def _judged(x, value, grad, pairs):
     size = jnp.sqrt(sum(jnp.sum(v * v) for v in x))
     slope = size * jnp.sqrt(sum(jnp.sum(g * g) for g in grad))
     feasible = jnp.min(jnp.where(pairs.mask, pairs.gaps(_product(x)), jnp.inf)) > 0
-    return jnp.where(feasible, _FEASIBLE, jnp.where(slope <= 1e-2 * value, _STATIONARY, 0))
+    return jnp.where(feasible, FEASIBLE, jnp.where(slope <= 1e-2 * value, STATIONARY, 0))
 
 
 def _enlarged(x, pairs, gap_tol, limits):
@@ -260,7 +268,7 @@ def _enlarged(x, pairs, gap_tol, limits):
         upper = upper / jnp.sum(multipliers)
         slack = jnp.where(multipliers > 0, jnp.abs(1 - M), 0)
         stationary = jnp.maximum(jnp.max(slack), 1 - jnp.min(M)) <= 0.1 * gap_tol
-        return jnp.where(upper - lower <= gap_tol * upper, 1, jnp.where(stationary, _STATIONARY, 0))
+        return jnp.where(upper - lower <= gap_tol * upper, SOLVED, jnp.where(stationary, STATIONARY, 0))
 
     rho = jnp.sum(_product(x) ** 2) / len(pairs.x)
     zero = jnp.zeros_like(pairs.mask, rho.dtype)

@@ -123,6 +123,7 @@ def test_an_answer_beyond_undecided_ones_settles_them():
         ({"num_seeds": 0}, "num_seeds"),
         ({"resolution": 0}, "resolution"),
         ({"p_max": 1}, "p_max"),
+        ({"p_max": 0}, "p_max"),
         ({"max_newton": 0}, "max_newton"),
         ({"max_cg": 0}, "max_cg"),
         ({"tol": -1.0}, "tol"),
