@@ -60,16 +60,14 @@ def psnr(
 
     Args:
         x: completed tensor.
-        truth: true tensor.
+        truth: true tensor; NaN allowed outside ``where``.
         peak: largest possible value of an entry.
         where: entries that count; None: all.
 
     Returns:
-        The ratio in decibel; infinity for a perfect reconstruction.
+        The ratio in decibel; infinity for a perfect reconstruction, and if no entry counts.
     """
-    where = jnp.ones(x.shape, bool) if where is None else where
-    error = jnp.where(where, x - jnp.where(where, truth, 0), 0)
-    return 10 * jnp.log10(peak**2 / (jnp.sum(error**2) / jnp.sum(where)))
+    return 20 * jnp.log10(peak / rmse(x, truth, where))
 
 
 class TruthError(eqx.Module):

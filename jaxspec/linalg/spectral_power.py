@@ -27,8 +27,6 @@ from jaxspec.linalg.spectral_map import spectral_map
 
 _HIGHEST = lax.Precision.HIGHEST
 _SMOOTHED_TOL = 1e-4  # what `smoothed_polar` keeps in float32 with its own choice of engine
-# Engines whose work does not depend on an upper bound of the spectrum given by the caller.
-_RESCALE = ("svd", "eigh", "newton_schulz", "qdwh", "rational_polar")
 
 
 def polar(

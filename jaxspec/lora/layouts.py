@@ -155,22 +155,6 @@ def as_parameter(matrix: Float[Array, "*batch out inp"], shape: tuple[int, ...],
     return matrix if layout == "out_in" else matrix.mT.reshape(shape)
 
 
-def as_matrix(parameter: Float[Array, "..."], layout: str) -> Float[Array, "*batch out inp"]:
-    """The matrices (*batch, out, in) of a parameter; the inverse of `as_parameter`.
-
-    Args:
-        parameter: with two axes or more.
-        layout: one of `LAYOUTS`.
-
-    Returns:
-        The same numbers in PEFT orientation.
-    """
-    if layout == "out_in":
-        return parameter
-    *batch, out, inp = matrix_shape(parameter.shape, layout)
-    return parameter.reshape(*batch, inp, out).mT
-
-
 def _parts(path):
     if not isinstance(path, str):
         # The box in which nnx keeps every array: a dictionary's entry with the attribute "value".

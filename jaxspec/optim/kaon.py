@@ -173,10 +173,12 @@ def kaon(  # noqa: D417 - the shared keywords are documented in scale_by_kaon an
 
 
 def _chaotic(steps, lam, in_scale):
-    steps = int(checked_number("steps", steps, low=1))
+    number = checked_number("steps", steps, low=1)
+    if number != int(number):
+        raise ValueError(f"steps is {steps}; expected an integer")
     lam = checked_number("lam", lam, low=0.0, high=LARGEST_LAM, open_low=True)
     in_scale = checked_number("in_scale", in_scale, low=1.0)
-    return partial(_chaotic_matrices, steps=steps, lam=lam, in_scale=in_scale)
+    return partial(_chaotic_matrices, steps=int(number), lam=lam, in_scale=in_scale)
 
 
 def _chaotic_matrices(x: Float[Array, "batch m n"], *, steps: int, lam: float, in_scale: float):

@@ -78,5 +78,7 @@ def test_nmse_and_psnr_of_perfect_and_zero_tensors():
     assert float(nmse(zeros, zeros)) == 0
     assert float(nmse(zeros, ones)) == 1
     assert float(psnr(ones, ones)) == np.inf
+    assert float(psnr(0 * ones, ones, where=ones == 0)) == np.inf
+    assert float(psnr(0.9e-25 * ones, 1e-25 * ones, 1e-25)) == pytest.approx(20, rel=1e-5)
     assert float(psnr(0.9 * ones, ones)) == pytest.approx(20, rel=1e-5)
     assert float(psnr(230 * ones, 255 * ones, 255.0)) == pytest.approx(20 * np.log10(255 / 25), rel=1e-5)

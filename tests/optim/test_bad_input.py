@@ -5,6 +5,7 @@ import pytest
 
 from jaxspec.optim import MatrixDims, scale_by_freon, scale_by_kaon, scale_by_muon, scale_by_spectral
 from jaxspec.optim.checks import checked_number
+from jaxspec.optim.kaon import _chaotic
 from jaxspec.optim.normalization import Dual
 
 
@@ -44,6 +45,7 @@ def test_bad_axes_are_refused_at_init(dims):
         (lambda: scale_by_muon(regularization=-1.0), "regularization is"),
         (lambda: scale_by_muon(tol=-1.0), "tol is"),
         (lambda: scale_by_kaon(steps=0), "steps is"),
+        (lambda: _chaotic(2.7, 4.1, 1.25), "steps is 2.7; expected an integer"),
         (lambda: scale_by_kaon(lam=4.3), "lam is"),
         (lambda: scale_by_kaon(lam=0.0), "lam is"),
         (lambda: scale_by_kaon(in_scale=0.9), "in_scale is"),
