@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxspec.completion.group_layout import buckets, checked_rows, padded, take_rows
-from jaxspec.completion.unfolding import Modes, split_modes
+from jaxspec.completion.unfolding import Modes, fold, split_modes, unfold
 from jaxspec.linalg import singular_values, spectral_norm
 from jaxspec.linalg.concrete import is_concrete
 from jaxspec.prox import svt, tubal_norm, tubal_spectral_norm, tubal_svt
@@ -81,14 +81,14 @@ def _checked_weights(weights: Any, count: int) -> list[Any]:
 def _unfolding_block(
     shape: tuple[int, ...], splits: Sequence, weights: Sequence, members: list[int], method: str
 ) -> Block:
-    orders = []
+    short_sides = []
     for index in members:
         rows, columns = splits[index]
         wide = math.prod(shape[mode] for mode in rows) <= math.prod(shape[mode] for mode in columns)
-        orders.append((rows, columns) if wide else (columns, rows))
+        short_sides.append(rows if wide else columns)
     return Block(
-        _GatherUnfoldings(shape, tuple(orders), tuple(members)),
-        _ScatterUnfoldings(shape, tuple(orders)),
+        _GatherUnfoldings(shape, tuple(short_sides), tuple(members)),
+        _ScatterUnfoldings(shape, tuple(short_sides)),
         NuclearProx(method),
         nuclear_value,
         nuclear_gauge,
@@ -102,29 +102,20 @@ class _GatherUnfoldings:
     """Stack of the wide unfoldings of one shape; equal by value, so that a second call compiles nothing."""
 
     shape: tuple[int, ...]
-    orders: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    rows: tuple[tuple[int, ...], ...]
     modes: tuple[int, ...]
 
     def __call__(self, data: PyTree, x: Array) -> Array:
-        return jnp.stack(
-            [
-                jnp.transpose(x, rows + columns).reshape(math.prod(self.shape[mode] for mode in rows), -1)
-                for rows, columns in self.orders
-            ]
-        )
+        return jnp.stack([unfold(x, rows) for rows in self.rows])
 
 
 @dataclass(frozen=True)
 class _ScatterUnfoldings:
     shape: tuple[int, ...]
-    orders: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    rows: tuple[tuple[int, ...], ...]
 
     def __call__(self, data: PyTree, y: Array) -> Array:
-        tensors = []
-        for matrix, (rows, columns) in zip(y, self.orders, strict=True):
-            order = rows + columns
-            tensor = matrix.reshape([self.shape[mode] for mode in order])
-            tensors.append(jnp.transpose(tensor, sorted(range(len(order)), key=order.__getitem__)))
+        tensors = [fold(matrix, rows, self.shape) for matrix, rows in zip(y, self.rows, strict=True)]
         return functools.reduce(jnp.add, tensors)
 
 
