@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
+    "checks": 0,
     "optional": 0,
     "chance": 0,
     "processes": 0,

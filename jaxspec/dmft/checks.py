@@ -37,18 +37,6 @@ def check_integers(low: int, **values: Any) -> None:
             raise ValueError(f"{name} is {value}; expected an integer >= {low}")
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise `ValueError` unless ``value`` is one of ``choices``.
-
-    Args:
-        name: of the argument.
-        value: what the caller gave.
-        choices: accepted values.
-    """
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; expected one of {choices}")
-
-
 def check_schedule(name: str, value: Any, steps: int) -> None:
     """Raise `ValueError` unless ``value`` is one number, or one for each update.
 

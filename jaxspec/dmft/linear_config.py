@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxspec.checks import check_choice
 from jaxspec.dmft.bulk import Number
-from jaxspec.dmft.checks import check_choice, check_decay, check_integers, check_numbers, check_schedule
+from jaxspec.dmft.checks import check_decay, check_integers, check_numbers, check_schedule
 from jaxspec.linalg.concrete import is_concrete
 
 

@@ -36,8 +36,9 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Key
 
+from jaxspec.checks import check_choice
 from jaxspec.dmft.bulk import Number
-from jaxspec.dmft.checks import check_choice, check_decay, check_integers, check_numbers, check_schedule
+from jaxspec.dmft.checks import check_decay, check_integers, check_numbers, check_schedule
 from jaxspec.dmft.fields import SpikeFields, remembered
 from jaxspec.dmft.site_records import Problem, Rules
 from jaxspec.dmft.sites import match_moments, root_of, sweep

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
+from jaxspec.checks import check_choice
 from jaxspec.linalg.concrete import is_concrete
-from jaxspec.memory.checks import EMBEDDINGS, MODELS, check_choice
+from jaxspec.memory.checks import EMBEDDINGS, MODELS
 from jaxspec.memory.draws import Regenerated, row_keys, vector
 
 _HIGHEST = jax.lax.Precision.HIGHEST

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from jaxspec.checks import check_choice
 from jaxspec.memory.associations import sample_associations
-from jaxspec.memory.checks import EMBEDDINGS, MODELS, check_choice
+from jaxspec.memory.checks import EMBEDDINGS, MODELS
 from jaxspec.memory.feasibility import check_feasible
 from jaxspec.memory.lists import Limits
 from jaxspec.memory.theory import critical_p

@@ -25,15 +25,3 @@ def check_values(name: str, value: ArrayLike, *, minimum: float = -np.inf) -> np
     if not np.all(np.isfinite(array) & (array >= minimum)):
         raise ValueError(f"{name} is {value}; expected finite numbers >= {minimum}")
     return array
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises `ValueError` unless ``value`` is one of ``choices``.
-
-    Args:
-        name: of the argument, for the message.
-        value: what the caller gave.
-        choices: accepted values.
-    """
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; expected one of {choices}")

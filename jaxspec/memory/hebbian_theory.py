@@ -12,7 +12,8 @@ d = 64).
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxspec.memory.checks import EMBEDDINGS, MODELS, check_choice, check_values
+from jaxspec.checks import check_choice
+from jaxspec.memory.checks import EMBEDDINGS, MODELS, check_values
 from jaxspec.memory.roots import increasing_root
 
 CRITERIA = ("all", "fraction")

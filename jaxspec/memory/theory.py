@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Key
 from numpy.typing import ArrayLike
 
-from jaxspec.memory.checks import EMBEDDINGS, check_choice, check_values
+from jaxspec.checks import check_choice
+from jaxspec.memory.checks import EMBEDDINGS, check_values
 from jaxspec.memory.hebbian_theory import hebbian_accuracy, hebbian_critical_p
 from jaxspec.memory.quadrature import gardner_cost, score_cdf, score_moments
 from jaxspec.memory.roots import increasing_root
