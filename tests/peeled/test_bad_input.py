@@ -7,6 +7,7 @@ import pytest
 
 from jaxspec import peeled
 from jaxspec.peeled import LayerPeeledProblem, PermutationAction
+from jaxspec.peeled.targets import _check_share
 
 P = np.array([[0.5, 0.2], [0.3, 0.2], [0.2, 0.6]])
 KERNEL = np.array([0.5, 0.3, 0.2])
@@ -145,6 +146,7 @@ def test_solvers(call, message):
         (lambda: peeled.geometric_kernel(3, -1.0), "ell is -1.0"),
         (lambda: peeled.geometric_kernel(3, 0.0), "ell is 0.0"),
         (lambda: peeled.one_hot_kernel(3, 1.5), "eps is 1.5"),
+        (lambda: _check_share(jnp.float32(1.5)), "eps is 1.5"),
         (lambda: peeled.k_hot_targets(3, 4, 0.0), "k is 4"),
         (lambda: peeled.k_hot_targets(40, 20, 0.0), "expected at most 100000"),
         (lambda: peeled.circulant(jnp.ones((2, 2))), "kernel has shape"),
