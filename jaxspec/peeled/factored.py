@@ -17,6 +17,7 @@ from jaxtyping import Array, Key
 
 from jaxspec.linalg import spectral_norm
 from jaxspec.linalg.concrete import is_concrete
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.peeled.certificate import LEAST_WEIGHT, loss_of, per_vector_gap
 from jaxspec.peeled.checks import check_number, default_gap, default_grad_tol
 from jaxspec.peeled.loss import ScaledLoss
@@ -154,7 +155,7 @@ class _Program(eqx.Module):
         """Value, gap and norm of the gradient along the budgets."""
         Z = _product(factors)
         value, G = self.loss(Z)
-        by_factor = _Factors(_matmul(G, factors.H.T), _matmul(factors.W.T, G))
+        by_factor = _Factors(matmul(G, factors.H.T), matmul(factors.W.T, G))
         tangents, pulls = zip(*map(tangent, factors, by_factor, self.radii, self.axes), strict=True)
         grad_norm = jnp.sqrt(sum(jnp.sum(t**2) for t in tangents))
         if self.problem.norm == "frobenius":
@@ -163,12 +164,8 @@ class _Program(eqx.Module):
         return value, per_vector_gap(Z, self.problem, a, b), grad_norm
 
 
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
 def _product(factors: _Factors) -> Array:
-    return _matmul(factors.W, factors.H)
+    return matmul(factors.W, factors.H)
 
 
 def tangent(x: Array, gradient: Array, radius: Array, axis: int | None) -> tuple[Array, Array]:
