@@ -18,7 +18,14 @@ from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import power_of_two_scale
 from jaxspec.peeled.actions import PermutationAction, orbitals
 from jaxspec.peeled.averages import check_orbit_sizes, reynolds
-from jaxspec.peeled.checks import check_distributions, check_number, default_gap, floating, masses_or_uniform
+from jaxspec.peeled.checks import (
+    check_distributions,
+    check_number,
+    checked_start,
+    default_gap,
+    floating,
+    masses_or_uniform,
+)
 from jaxspec.peeled.logits import Limits
 from jaxspec.peeled.loss import loss_and_gradient, unbounded_logits
 from jaxspec.peeled.problem import PeeledSolution, numerical_rank
@@ -92,12 +99,8 @@ def solve_orbits(
         raise ValueError(f"representatives has {program.targets.shape[0]} rows; expected {action.degree}, the degree")
     if checked and is_concrete(program.targets, program.size):
         check_orbit_sizes(program.targets, action, np.asarray(orbit_size))
-    start = jnp.zeros_like(program.targets)
-    if init is not None:
-        logits = init.logits if isinstance(init, PeeledSolution) else init
-        if np.shape(logits) != start.shape:
-            raise ValueError(f"init has shape {np.shape(logits)}; expected {start.shape}")
-        start = jnp.where(program.mass > 0, jnp.asarray(logits, start.dtype), 0)
+    logits = checked_start(init, program.targets.shape, program.targets.dtype, checked=checked)
+    start = jnp.where(program.mass > 0, logits, 0)
     count, labels = orbitals(action)
     tol = default_gap(tol, start.dtype)
     return _solve(program, _TokenAverage(jnp.asarray(labels), count), start, tol, Limits(max_iter, check_every))
