@@ -25,6 +25,7 @@ from jaxspec.peeled.checks import (
 from jaxspec.peeled.logits import Limits
 from jaxspec.peeled.loss import loss_and_gradient, unbounded_logits
 from jaxspec.peeled.problem import PeeledSolution, numerical_rank
+from jaxspec.prox.balls import l1_shift
 from jaxspec.solvers import accelerated_proximal_gradient
 
 
@@ -193,11 +194,8 @@ def _shrunk(values: Array, weights: Array, radius: Array) -> Array:
     """Projection of values >= 0 on ``sum weights * values <= radius``: ``max(values - theta, 0)``."""
     flat, weights = values.ravel(), jnp.broadcast_to(weights, values.shape).ravel().astype(values.dtype)
     order = jnp.argsort(-flat)
-    descending, heavy = flat[order], weights[order]
-    # From the largest value down, so that rounding is relative to the radius, as in `prox.project_nuclear_ball`.
-    top = descending[0]
-    theta = jnp.max((jnp.cumsum(heavy * (descending - top)) - radius) / jnp.cumsum(heavy))
-    return jnp.maximum(values - top - jnp.maximum(theta, -top), 0)
+    top, shift = l1_shift(flat[order], radius, weights[order])
+    return jnp.maximum(values - top - shift, 0)
 
 
 def _multiplicity(n: int) -> Array:

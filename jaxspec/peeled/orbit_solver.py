@@ -29,6 +29,7 @@ from jaxspec.peeled.checks import (
 from jaxspec.peeled.logits import Limits
 from jaxspec.peeled.loss import loss_and_gradient, unbounded_logits
 from jaxspec.peeled.problem import PeeledSolution, numerical_rank
+from jaxspec.prox.balls import l1_shift
 from jaxspec.solvers import accelerated_proximal_gradient
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -180,13 +181,10 @@ class _Project(eqx.Module):
 
     def __call__(self, columns: Array, step: Array) -> Array:
         values, vectors = self.average(columns, self.program.size)
-        top = values[-1]
-        below = values[::-1] - top
-        counts = jnp.arange(1, values.size + 1, dtype=values.dtype)
-        theta = jnp.max((jnp.cumsum(below) - self.program.radius) / counts)
-        kept = jnp.maximum(values - top - jnp.maximum(theta, -top), 0)
+        top, shift = l1_shift(values[::-1], self.program.radius)
+        kept = jnp.maximum(values - top - shift, 0)
         factors = jnp.where(kept > 0, kept / jnp.where(kept > 0, values, 1), 0)
-        inside = theta <= -top
+        inside = shift == -top
         mapped = jnp.matmul(vectors.T, columns, precision=_HIGHEST)
         return jnp.where(inside, columns, jnp.matmul(vectors * factors, mapped, precision=_HIGHEST))
 
