@@ -23,7 +23,7 @@ from jaxspec.linalg.normalisation import matmul
 from jaxspec.prox import svt
 from jaxspec.solvers import Block, accelerated_proximal_gradient
 from jaxspec.solvers.admm import certificate
-from jaxspec.solvers.loop import RUNNING, STALLED
+from jaxspec.solvers.loop import stalled_at_rounding
 
 Number = float | int | Float[Array, ""]
 
@@ -215,9 +215,7 @@ def _completed(problem: TableProblem, lam: Array, start: Array, tol: Array, stat
         max_iter=static.max_iter,
         loop=static.loop,
     )
-    # The driver knows no stall: iterations used up where the gap is rounding already is one.
-    floor = fit.gap <= 1000 * jnp.finfo(start.dtype).eps
-    status = jnp.where((fit.state.status == RUNNING) & floor, STALLED, fit.state.status)
+    status = stalled_at_rounding(fit.state.status, fit.gap)
     _, grad = _Loss(problem)(fit.x)
     run = Run(fit.x, _dual(blocks[0], grad), fit.iterations, status)
     state = MatrixState(fit.x * problem.scale, (), (curvature * problem.unit)[None])

@@ -22,7 +22,7 @@ from jaxspec.linalg import TopSVD, operator_top_svd
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.scaling import power_of_two_scale
 from jaxspec.solvers import accelerated_proximal_gradient
-from jaxspec.solvers.loop import CONVERGED, EMPTY, RUNNING, STALLED
+from jaxspec.solvers.loop import CONVERGED, EMPTY, stalled_at_rounding
 from jaxspec.solvers.stopping import safe_ratio
 
 # Entries per step of a product: large enough to hide the loop, small enough for the cache.
@@ -386,8 +386,7 @@ def _solve(
 def _finished(problem: _Problem, fit: Any, lam: Array, scale: Array, unit: Array) -> SparseCompletion:
     x, k = fit.x, problem.static.max_rank
     primal, dual = problem.bounds(x, problem.loss(x)[1])
-    floor = fit.gap <= 1000 * jnp.finfo(primal.dtype).eps
-    status = jnp.where((fit.state.status == RUNNING) & floor, STALLED, fit.state.status)
+    status = stalled_at_rounding(fit.state.status, fit.gap)
     status = jnp.where(jnp.any(problem.table.weights > 0), status, EMPTY).astype(jnp.int32)
     rank = jnp.sum(x.values > 0)
     return SparseCompletion(
