@@ -10,14 +10,14 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-from experiments.runner.compilation import QUICK
+from experiments.runner.compilation import QUICKEST
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Before NumPy and JAX load their LAPACK: its threads and XLA's spin against each other on few cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Most of a test's time is compilation.
-os.environ.setdefault("XLA_FLAGS", QUICK)
+os.environ.setdefault("XLA_FLAGS", QUICKEST)
 # Another eighth is the names of source lines in compiled programs and the garbage collector, which looks again and
 # again at what tracing keeps.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
@@ -38,7 +38,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     """Under quick compilation leave the marked tests to the process that `tests/test_as_users_compile.py` starts."""
-    if QUICK in os.environ["XLA_FLAGS"]:
+    if QUICKEST in os.environ["XLA_FLAGS"]:
         marked = [item for item in items if item.get_closest_marker("as_users_compile")]
         items[:] = [item for item in items if item not in marked]
         config.hook.pytest_deselected(items=marked)
@@ -79,7 +79,7 @@ def run_python():
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {'' if as_users_do else QUICK}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {'' if as_users_do else QUICKEST}",
             **(env or {}),
         }
         command = [sys.executable, "-c", snippet, *arguments]

@@ -1,7 +1,8 @@
 """The floors of the house, read from the source's own import statements.
 
 Imports run downward only; domain packages do not import each other; the library never imports experiments;
-singular-value factorisations are called in `jaxspec.linalg` alone; optional packages are imported inside functions.
+singular-value factorisations are called in `jaxspec.linalg` alone; optional packages are imported inside functions;
+products of the library name their precision, which recent accelerators otherwise cut to 10 bits.
 """
 
 import ast
@@ -37,6 +38,21 @@ CORE = {
 } | sys.stdlib_module_names
 FACTORISATIONS = {"svd", "svdvals", "eigh", "eigvalsh", "qr", "pinv", "matrix_rank", "cond"}
 LINALG_HOMES = {"jax.numpy.linalg", "jax.lax.linalg", "jax.scipy.linalg"}
+PRODUCTS = {f"jax.numpy.{name}" for name in ("matmul", "dot", "einsum", "tensordot", "vdot", "inner", "vecdot")}
+HOST = "NumPy on the host"
+UNNAMED_PRECISION = {  # module, or module:function or module:class -> why
+    "jaxspec.__main__": HOST,
+    "jaxspec.dmft.simulate:_linear": "trains a finite network, at the user's precision",
+    "jaxspec.dmft.simulate:_mlp": "trains a finite network, at the user's precision",
+    "jaxspec.flow.moe:SmoothMoEBlock": "a network, at the user's precision",
+    "jaxspec.linalg.coefficients.poles": HOST,
+    "jaxspec.linalg.coefficients.recombination": HOST,
+    "jaxspec.linalg.orthonormal:_of_numbers": HOST,
+    "jaxspec.lora.adapters:AdaptedMatrix": "stands in for a weight of the user's network, at its precision",
+    "jaxspec.memory.gordan:_proof": HOST,
+    "jaxspec.memory.lists:solved": "only chooses the competitors to start from",
+    "jaxspec.memory.theory:kinematic_cost": HOST,
+}
 
 
 def package(dotted):
@@ -115,12 +131,39 @@ def optional_violations(tree, dotted, is_package):
             yield f"{dotted}:{line}: {name} is optional and imported on import"
 
 
+def bare_products(tree):
+    """Yield (top-level function or class, line, source) of every product that does not name its precision."""
+    names = aliases(tree)
+    for top in tree.body:
+        named = {
+            node.func
+            for node in ast.walk(top)
+            if isinstance(node, ast.Call) and any(keyword.arg == "precision" for keyword in node.keywords)
+        }
+        for node in ast.walk(top):
+            if isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.MatMult):
+                yield getattr(top, "name", ""), node.lineno, ast.unparse(node)
+            elif isinstance(node, ast.Attribute | ast.Name) and node not in named:
+                root, _, rest = ast.unparse(node).partition(".")
+                if ".".join(filter(None, [names.get(root, root), rest])) in PRODUCTS:
+                    yield getattr(top, "name", ""), node.lineno, ast.unparse(node)
+
+
+def precision_violations(tree, dotted):
+    if dotted.split(".")[0] != "jaxspec" or dotted in UNNAMED_PRECISION:
+        return
+    for home, line, product in bare_products(tree):
+        if f"{dotted}:{home}" not in UNNAMED_PRECISION:
+            yield f"{dotted}:{line}: {product} without a precision; use linalg.normalisation.matmul or precision="
+
+
 def violations(source, dotted, is_package=False):
     tree = ast.parse(source)
     return [
         *floor_violations(tree, dotted, is_package),
         *factorisation_violations(tree, dotted),
         *optional_violations(tree, dotted, is_package),
+        *precision_violations(tree, dotted),
     ]
 
 
@@ -160,6 +203,12 @@ def test_the_house_keeps_its_floors():
         ("jaxspec.completion.panel", "import pandas as pd"),
         ("jaxspec.completion.panel", "try:\n    from sklearn import datasets\nexcept ImportError:\n    pass"),
         ("jaxspec.linalg.roots", "class Root:\n    import optimistix"),
+        ("jaxspec.lora.nulls", "def f(x):\n    return x @ x.T"),
+        ("jaxspec.lora.nulls", "y @= x"),
+        ("jaxspec.lora.nulls", "import jax.numpy as jnp\ng = jnp.einsum('ij,j', f(x, precision=p), y)"),
+        ("jaxspec.lora.nulls", "from jax.numpy import vdot as inner\nf = lambda x: inner(x, x)"),
+        ("jaxspec.lora.nulls", "import jax\nf = jax.vmap(jax.numpy.dot)"),
+        ("jaxspec.dmft.simulate", "def _mlp(w, x):\n    return w @ x\ndef _other(w, x):\n    return w @ x"),
     ],
 )
 def test_the_checker_catches(dotted, source):
@@ -184,10 +233,22 @@ def test_the_checker_catches(dotted, source):
             "import dataclasses\nimport optax\ndef from_long(frame):\n    import pandas as pd",
         ),
         ("jaxspec.completion.panel", "import numpy as np\nnp.linalg.norm(x)"),
+        ("jaxspec.completion.panel", "import numpy as np\nnp.einsum('ij,j', x, y)"),
+        ("jaxspec.completion.panel", "import jax.numpy as jnp\njnp.einsum('ij,j', x, y, precision='highest')"),
+        ("jaxspec.lora.adapters", "class AdaptedMatrix:\n    def __matmul__(self, x):\n        return self.w @ x"),
+        ("experiments.panel", "x @ y"),
     ],
 )
 def test_the_checker_lets_pass(dotted, source):
     assert violations(source, dotted) == []
+
+
+def test_every_exception_to_the_precision_is_needed():
+    used = set()
+    for path, dotted, _ in modules():
+        for home, _, _ in bare_products(ast.parse(path.read_text())):
+            used |= {dotted, f"{dotted}:{home}"}
+    assert set(UNNAMED_PRECISION) <= used
 
 
 def test_relative_imports_of_a_package_start_at_itself():

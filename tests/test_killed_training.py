@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from experiments.runner.compilation import QUICK
+from experiments.runner.compilation import QUICKEST
 from tests.conftest import ROOT
 
 STEPS, EVERY = 24, 4
@@ -59,7 +59,7 @@ np.savez(out, **params)
 
 def train(folder, out, pause=0.0):
     """The run, in a process of its own."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICKEST}
     return subprocess.Popen(
         [sys.executable, "-c", TRAINING, str(folder), str(out), str(pause)],
         env=environment,

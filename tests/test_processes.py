@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.runner.compilation import QUICK
+from experiments.runner.compilation import QUICKEST
 from tests.conftest import ROOT
 
 WORK = """
@@ -98,7 +98,7 @@ def run(count, out):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count} {QUICK}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count} {QUICKEST}",
     }
     commands = [[sys.executable, "-c", WORK, address, str(count), str(index), str(out)] for index in range(count)]
     processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]

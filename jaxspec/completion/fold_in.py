@@ -13,6 +13,7 @@ from jaxspec.completion.group_layout import Groups, Layout, layout, take_rows
 from jaxspec.completion.groups import EVERYONE, level_name
 from jaxspec.completion.result import CompletionResult
 from jaxspec.linalg import eigh
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.scaling import power_of_two_scale
 
 # Width of a direction that a group does not use, over its largest singular value.
@@ -99,16 +100,16 @@ def _folded(
     after = None
     for index, ids in zip(where.index, where.ids, strict=True):
         stack = take_rows(M / scale, index)
-        squares, vectors = eigh(stack.mT @ stack, after=after)
+        squares, vectors = eigh(matmul(stack.mT, stack), after=after)
         after = vectors
         delta = jnp.maximum(_UNUSED**2 * jnp.max(squares, axis=-1, keepdims=True), jnp.finfo(M.dtype).eps ** 2)
         price = lam[ids, None] / scale / jnp.sqrt(jnp.maximum(squares, 0) + delta)
-        prices = prices.at[ids].set((vectors * price[:, None, :]) @ vectors.mT)
+        prices = prices.at[ids].set(matmul(vectors * price[:, None, :], vectors.mT))
 
     def one(row: tuple[Array, Array, Array]) -> Array:
         y, w, inside = row
         diagonal = w + ridge
-        system = jnp.tensordot(inside.astype(M.dtype), prices, 1)
+        system = jnp.tensordot(inside.astype(M.dtype), prices, 1, precision=jax.lax.Precision.HIGHEST)
         # A row in no group: nothing holds its missing entries, which are 0.
         free = (diagonal == 0) & (jnp.diagonal(system) == 0)
         system = system + jnp.diag(jnp.where(free, 1, diagonal))

@@ -24,6 +24,7 @@ from jaxspec.completion.table_problem import Run, TableProblem, accurate_engine,
 from jaxspec.linalg import ordered, spectral_norm
 from jaxspec.solvers import ADMMState, Block, Displacement, Gap, consensus_admm
 from jaxspec.solvers.loop import CONVERGED, as_traced
+from jaxspec.solvers.penalties import limit_of
 from jaxspec.solvers.state import initial_state
 from jaxspec.solvers.stopping import safe_ratio
 
@@ -353,7 +354,7 @@ def _initial(
     most = suggested * jnp.clip(safe_ratio(jnp.asarray(0.1, x0.dtype), jnp.sqrt(method.tol)), 10, precise)
     duals = [w / problem.scale / problem.unit for w in start.duals]
     state = initial_state(blocks, x0, rho=rho, penalty=method.penalty, duals=duals)
-    limit = getattr(method.penalty, "limit", 1e6)
+    limit = limit_of(method.penalty)
     # The engine keeps rho within a factor ``limit`` of rho0, which therefore says how large it may become.
     return state if limit == float("inf") else state._replace(rho0=jnp.minimum(rho, jnp.maximum(most, rho) / limit))
 

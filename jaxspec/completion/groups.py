@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Shaped
 from jaxspec.completion import validation
 from jaxspec.completion.group_layout import Groups, Layout, by_group, checked_rows, layout, memberships
 from jaxspec.linalg import spectral_norm, top_svd
+from jaxspec.linalg.normalisation import matmul
 
 # Name of the group of all rows that `make_groups` can add.
 EVERYONE = "all rows"
@@ -250,7 +251,7 @@ def _sin_theta(both: Float[Array, "n d2"], where: Layout, rank: int) -> Float[Ar
     def error(pair: Array) -> Array:
         estimate, truth = (_row_space(stack, rank) for stack in jnp.split(pair, 2, axis=-1))
         # The residual itself, not 1 minus the common part: small angles keep their digits.
-        missed = truth - (truth @ estimate.mT) @ estimate
+        missed = truth - matmul(matmul(truth, estimate.mT), estimate)
         r = jnp.round(jnp.sum(truth**2, axis=(-2, -1)))
         return jnp.minimum(jnp.sqrt(jnp.sum(missed**2, axis=(-2, -1)) / jnp.maximum(r, 1)), 1)
 

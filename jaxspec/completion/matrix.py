@@ -19,10 +19,11 @@ from jaxspec.completion.blocks import unfoldings
 from jaxspec.completion.result import CompletionResult, MatrixState
 from jaxspec.completion.table_problem import Run, TableProblem, accurate_engine, finished, scaled_problem
 from jaxspec.linalg import decompositions, spectral_map, spectral_norm
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.prox import svt
 from jaxspec.solvers import Block, accelerated_proximal_gradient
 from jaxspec.solvers.admm import certificate
-from jaxspec.solvers.loop import RUNNING, STALLED
+from jaxspec.solvers.loop import stalled_at_rounding
 
 Number = float | int | Float[Array, ""]
 
@@ -214,9 +215,7 @@ def _completed(problem: TableProblem, lam: Array, start: Array, tol: Array, stat
         max_iter=static.max_iter,
         loop=static.loop,
     )
-    # The driver knows no stall: iterations used up where the gap is rounding already is one.
-    floor = fit.gap <= 1000 * jnp.finfo(start.dtype).eps
-    status = jnp.where((fit.state.status == RUNNING) & floor, STALLED, fit.state.status)
+    status = stalled_at_rounding(fit.state.status, fit.gap)
     _, grad = _Loss(problem)(fit.x)
     run = Run(fit.x, _dual(blocks[0], grad), fit.iterations, status)
     state = MatrixState(fit.x * problem.scale, (), (curvature * problem.unit)[None])
@@ -290,9 +289,9 @@ def _refit(Y: Array, W: Array, U: Array, V: Array) -> Array:
     k = U.shape[-1]
     problem = scaled_problem(Y, W, jnp.zeros((), Y.dtype))
     root = jnp.sqrt(problem.W).reshape(-1, 1)
-    design = root * jnp.einsum("ik,jk->ijk", U, V).reshape(-1, k)
+    design = root * (U[:, None] * V).reshape(-1, k)
     # The triangle of [A y] holds R and Q^T y: least squares without forming A^T A, whose condition number is squared.
     system = jnp.concatenate([design, root * problem.Y.reshape(-1, 1)], axis=1)
     triangle = decompositions.short_triangle(jnp.concatenate([system, jnp.zeros((k + 1, k + 1), Y.dtype)]))
     inverse = spectral_map(triangle[:k, :k], lambda s: jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)).mT
-    return (U * (inverse @ triangle[:k, k])) @ V.T * problem.scale
+    return matmul(U * matmul(inverse, triangle[:k, k]), V.T) * problem.scale

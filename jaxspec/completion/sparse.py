@@ -19,9 +19,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxspec.completion import validation
 from jaxspec.linalg import TopSVD, operator_top_svd
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.scaling import power_of_two_scale
 from jaxspec.solvers import accelerated_proximal_gradient
-from jaxspec.solvers.loop import CONVERGED, EMPTY, RUNNING, STALLED
+from jaxspec.solvers.loop import CONVERGED, EMPTY, stalled_at_rounding
 from jaxspec.solvers.stopping import safe_ratio
 
 # Entries per step of a product: large enough to hide the loop, small enough for the cache.
@@ -305,7 +306,7 @@ def _extrapolated(x: _Iterate, x_old: _Iterate, weight: Array) -> _Iterate:
 
 
 def _on_observed(a: _Iterate, b: _Iterate) -> Array:
-    return jnp.vdot(a.observed, b.observed)
+    return jnp.vdot(a.observed, b.observed, precision=jax.lax.Precision.HIGHEST)
 
 
 def _chunked(table: SparseTable, *arrays: Array) -> tuple[Array, ...]:
@@ -336,8 +337,8 @@ def _top(
 ) -> TopSVD:
     """Leading singular triplets of sparse plus low rank."""
     return operator_top_svd(
-        lambda v: _product(table, coefficients, v, transposed=False) + left @ (right.T @ v),
-        lambda q: _product(table, coefficients, q, transposed=True) + right @ (left.T @ q),
+        lambda v: _product(table, coefficients, v, transposed=False) + matmul(left, matmul(right.T, v)),
+        lambda q: _product(table, coefficients, q, transposed=True) + matmul(right, matmul(left.T, q)),
         table.shape,
         rank,
         oversample=basis.shape[1] - rank,
@@ -385,8 +386,7 @@ def _solve(
 def _finished(problem: _Problem, fit: Any, lam: Array, scale: Array, unit: Array) -> SparseCompletion:
     x, k = fit.x, problem.static.max_rank
     primal, dual = problem.bounds(x, problem.loss(x)[1])
-    floor = fit.gap <= 1000 * jnp.finfo(primal.dtype).eps
-    status = jnp.where((fit.state.status == RUNNING) & floor, STALLED, fit.state.status)
+    status = stalled_at_rounding(fit.state.status, fit.gap)
     status = jnp.where(jnp.any(problem.table.weights > 0), status, EMPTY).astype(jnp.int32)
     rank = jnp.sum(x.values > 0)
     return SparseCompletion(

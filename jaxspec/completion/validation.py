@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from jaxspec.linalg.concrete import is_concrete
 from jaxspec.solvers import ADMMInfo
+from jaxspec.solvers.loop import DIVERGED, EMPTY, MAX_ITER, STALLED
 
 
 def observations(
@@ -362,7 +363,12 @@ def raise_unless_converged(info: ADMMInfo) -> None:
         info: of the run.
     """
     if not bool(jnp.all(info.converged)):
-        names = {0: "used up its iterations", 2: "stalled", 3: "diverged", 4: "had no observed entry"}
+        names = {
+            MAX_ITER: "used up its iterations",
+            STALLED: "stalled",
+            DIVERGED: "diverged",
+            EMPTY: "had no observed entry",
+        }
         status = int(jnp.max(jnp.where(info.converged, 0, info.status)))
         raise RuntimeError(
             f"the completion {names.get(status, 'did not converge')} after {int(jnp.max(info.iterations))} iterations, "

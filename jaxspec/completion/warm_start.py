@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from jaxspec.completion.blocks import unfoldings
 from jaxspec.completion.validation import normalised_weights
 from jaxspec.linalg import spectral_map, top_svd
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.solvers import Block
 from jaxspec.solvers.admm import without_excess
 
@@ -147,9 +148,9 @@ def _low_rank(block: Block, x: Array, ranks: tuple[int, ...]) -> _LowRank:
     keep = jnp.arange(max(of_block)) < jnp.asarray(of_block)[:, None]
     u, vt = u * keep[:, None, :], vt * keep[:, :, None]
     thresholds = block.prox.thresholds(block.data, x.dtype)[:, None, None]
-    return _LowRank(thresholds * (u @ vt), u, vt)
+    return _LowRank(thresholds * matmul(u, vt), u, vt)
 
 
 def _complement(part: _LowRank, w: Array) -> Array:
-    w = w - part.left @ (part.left.mT @ w)
-    return w - (w @ part.right.mT) @ part.right
+    w = w - matmul(part.left, matmul(part.left.mT, w))
+    return w - matmul(matmul(w, part.right.mT), part.right)

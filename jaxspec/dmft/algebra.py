@@ -38,6 +38,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxspec.dmft.bulk import Number
 from jaxspec.dmft.checks import check_integers, check_numbers
+from jaxspec.linalg.normalisation import matmul
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -74,7 +75,7 @@ class Space(eqx.Module):
         Returns:
             Inner products, (*m, *n).
         """
-        return jnp.tensordot(_product(x, self.covariance), y, ((-1,), (-1,)), precision=_HIGHEST)
+        return jnp.tensordot(matmul(x, self.covariance), y, ((-1,), (-1,)), precision=_HIGHEST)
 
 
 class Link(NamedTuple):
@@ -136,7 +137,7 @@ class GaussianMatrix(eqx.Module):
         gram = self.sigma2 * right.inner(rows, right_fields)
         left = _with_sources(left, self.left_slot, self.forward, gram)
         new = left.source(self.left_slot + self.forward + jnp.arange(len(rows)))
-        h = new + _product(self._response_right(rows), self.left_fields)
+        h = new + matmul(self._response_right(rows), self.left_fields)
         matrix = eqx.tree_at(lambda w: (w.right_fields, w.forward), self, (right_fields, self.forward + len(rows)))
         return matrix, left, h.reshape(*x.shape[:-1], left.size)
 
@@ -158,7 +159,7 @@ class GaussianMatrix(eqx.Module):
         gram = self.sigma2 * self.aspect * left.inner(rows, left_fields)
         right = _with_sources(right, self.right_slot, self.backward, gram)
         new = right.source(self.right_slot + self.backward + jnp.arange(len(rows)))
-        z = new + _product(self._response_left(rows), self.right_fields)
+        z = new + matmul(self._response_left(rows), self.right_fields)
         matrix = eqx.tree_at(lambda w: (w.left_fields, w.backward), self, (left_fields, self.backward + len(rows)))
         return matrix, right, z.reshape(*y.shape[:-1], right.size)
 
@@ -220,10 +221,6 @@ def connect(
     }
     grown = {name: Space(jnp.pad(c, (0, sizes[name] - len(c)))) for name, c in declared.items()}
     return grown, matrices
-
-
-def _product(a, b):
-    return jnp.matmul(a, b, precision=_HIGHEST)
 
 
 def _with_sources(space, slot, count, gram):

@@ -9,8 +9,7 @@ from jaxtyping import Array, Float
 from jaxspec.dmft.algebra import GaussianMatrix, Link, Space, connect
 from jaxspec.dmft.fields import remembered
 from jaxspec.dmft.linear_config import LinearConfig
-
-_HIGHEST = jax.lax.Precision.HIGHEST
+from jaxspec.linalg.normalisation import matmul
 
 
 class Past(NamedTuple):
@@ -101,7 +100,7 @@ def multiply(
     count = len(past.weights)
     matrix, left, h = matrix.fwd(x, spaces[names[0]], spaces[names[1]])
     overlaps = spaces[names[1]].inner(x, matrix.right_fields[:count])
-    h = past.kept * h + _product(overlaps * past.weights, matrix.left_fields[:count])
+    h = past.kept * h + matmul(overlaps * past.weights, matrix.left_fields[:count])
     return _with(network, f"W{layer}", matrix, names[0], left), h
 
 
@@ -126,7 +125,7 @@ def multiply_transposed(
     matrix, right, z = matrix.bwd(y, spaces[names[0]], spaces[names[1]])
     overlaps = spaces[names[0]].inner(y, matrix.left_fields[:count])
     scale = cfg.nu if layer == 1 else 1.0
-    z = past.kept * z + scale * _product(overlaps * past.weights, matrix.right_fields[:count])
+    z = past.kept * z + scale * matmul(overlaps * past.weights, matrix.right_fields[:count])
     return _with(network, f"W{layer}", matrix, names[1], right), z
 
 
@@ -137,10 +136,6 @@ def sides(layer: int) -> tuple[str, str]:
         layer: l, from 1.
     """
     return f"N{layer}", f"N{layer - 1}" if layer > 1 else "D"
-
-
-def _product(a, b):
-    return jnp.matmul(a, b, precision=_HIGHEST)
 
 
 def _with(network, name, matrix, space_name, space):

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from jaxspec.dmft.linear_config import LinearConfig
 from jaxspec.dmft.linear_network import Network, Past, multiply, multiply_transposed
 from jaxspec.linalg import eigh
+from jaxspec.linalg.normalisation import matmul
 
 
 def leading_mode(
@@ -48,7 +49,7 @@ def leading_mode(
         for _ in range(2):  # full re-orthogonalisation, twice is enough
             space = network.spaces[domain]
             along = jnp.sum(jax.vmap(space.inner, (0, None))(basis, rest).diagonal(axis1=1, axis2=2), axis=1)
-            rest = rest - jnp.tensordot(along, basis, 1)
+            rest = rest - jnp.tensordot(along, basis, 1, precision=jax.lax.Precision.HIGHEST)
         beta = jnp.sqrt(jnp.maximum(inner(network, rest, rest), 0.0))
         basis = basis.at[index + 1].set(rest / jnp.where(beta > 0, beta, 1.0))
         return (network, basis, vector, beta), (alpha, beta)
@@ -75,9 +76,9 @@ def _kernel(cfg, network, vector, past, norms):
     r = h[-1]
     for layer in range(cfg.depth, 1, -1):
         network, below = multiply_transposed(cfg, network, layer, r, past)
-        r = below + norms[layer - 1] @ h[layer - 1]
+        r = below + matmul(norms[layer - 1], h[layer - 1])
     network, below = multiply_transposed(cfg, network, 1, r, past)
-    out = norms[0] @ u + below / cfg.nu
+    out = matmul(norms[0], u) + below / cfg.nu
     if cfg.alpha is not None:
         data, left, out = network.matrices["X"].fwd(out, network.spaces["P"], network.spaces["D"])
         network = network._replace(matrices=network.matrices | {"X": data}, spaces=network.spaces | {"P": left})

@@ -32,6 +32,7 @@ from jaxspec.dmft.checks import check_integers, check_numbers
 from jaxspec.dmft.fields import SpikeFields
 from jaxspec.linalg import eigh, ordered
 from jaxspec.linalg.concrete import is_concrete
+from jaxspec.linalg.normalisation import matmul
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _ITERATIONS = 6  # five reach 1e-12 on trained networks and on random fields
@@ -297,6 +298,6 @@ def _quadratic(fields, around, y, value, slopes):
     k = fields.coeff.shape[0]
     p = jnp.concatenate([fields.coeff * y[k:], fields.coeff * y[:k]])
     a = jnp.linalg.solve(ordered(_bare(fields, around).T, p), p)
-    gram = jnp.concatenate([fields.C_left @ a[:k], fields.C_right @ a[k:]])
-    through = jnp.concatenate([fields.B @ y[k:], fields.A @ y[:k]])
+    gram = jnp.concatenate([matmul(fields.C_left, a[:k]), matmul(fields.C_right, a[k:])])
+    through = jnp.concatenate([matmul(fields.B, y[k:]), matmul(fields.A, y[:k])])
     return jnp.sum(a * _sides(*slopes, fields) * (gram + 2 * value * through))

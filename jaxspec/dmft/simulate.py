@@ -13,6 +13,7 @@ from jaxspec.dmft.bulk import Number
 from jaxspec.dmft.checks import check_decay, check_integers, check_numbers, check_schedule
 from jaxspec.dmft.linear_config import LinearConfig
 from jaxspec.linalg import operator_top_svd
+from jaxspec.linalg.normalisation import matmul
 
 _MODE_SWEEPS = 12
 
@@ -266,7 +267,7 @@ def _record(update: Callable, state: Any, spectra: Callable, plan: _Plan):
 
 def _orthonormal(rows):
     """Orthonormal rows with the law of the Haar measure, by the Gram matrix's inverse triangle."""
-    root = jnp.linalg.cholesky(rows @ rows.T)
+    root = jnp.linalg.cholesky(matmul(rows, rows.T))
     return jax.scipy.linalg.solve_triangular(root, rows, lower=True)
 
 
@@ -275,7 +276,7 @@ def _top(matrices, plan):
     values, top = [], plan.top
     for w in matrices:
         rank = min(top, *w.shape)
-        products = (lambda v, w=w: w @ v), (lambda q, w=w: w.T @ q)
+        products = (lambda v, w=w: matmul(w, v)), (lambda q, w=w: matmul(w.T, q))
         s = operator_top_svd(*products, w.shape, rank, sweeps=plan.sweeps, dtype=w.dtype).s
         values.append(jnp.pad(s, (0, top - rank), constant_values=jnp.nan))
     return jnp.stack(values) if values else jnp.zeros((0, top))

@@ -16,8 +16,7 @@ from jaxtyping import Array, Float
 from jaxspec.dmft.site_records import Layer, Rules, Trace
 from jaxspec.dmft.site_responses import SiteSlopes, input_response, output_response
 from jaxspec.linalg import eigh
-
-_HIGHEST = jax.lax.Precision.HIGHEST
+from jaxspec.linalg.normalisation import matmul
 
 
 def match_moments(noise: list[Array], over: str | None) -> list[Array]:
@@ -58,7 +57,7 @@ def covariance(x: Float[Array, "m S"], y: Float[Array, "n S"], over: str | None)
         y: the same sites.
         over: mesh axis over which sites are divided; None: all are here.
     """
-    own = _product(x, y.T) / x.shape[-1]
+    own = matmul(x, y.T) / x.shape[-1]
     return own if over is None else jax.lax.pmean(own, over)
 
 
@@ -69,7 +68,7 @@ def root_of(matrix: Float[Array, "P P"]) -> Float[Array, "P P"]:
         matrix: symmetric; eigenvalues below 0 count as 0.
     """
     values, vectors = eigh(matrix)
-    return _product(vectors * jnp.sqrt(jnp.maximum(values, 0)), vectors.T)
+    return matmul(vectors * jnp.sqrt(jnp.maximum(values, 0)), vectors.T)
 
 
 def sweep(rules: Rules, noise: list[Array], input_root: Float[Array, "P P"]) -> Trace:
@@ -88,7 +87,7 @@ def sweep(rules: Rules, noise: list[Array], input_root: Float[Array, "P P"]) -> 
     rows, dtype = times * points, problem.kx.dtype
     layers = [_blank(rules, own, i, depth) for i, own in enumerate(noise)]
     # The first source is constant in time.
-    layers[0] = layers[0]._replace(chi_noise=_product(input_root, layers[0].chi_noise))
+    layers[0] = layers[0]._replace(chi_noise=matmul(input_root, layers[0].chi_noise))
     square = jnp.zeros((depth, rows, rows), dtype)
     row, kernel = jnp.zeros((times, points), dtype), jnp.zeros((times, points, points), dtype)
     trace = Trace(square, square, square, square, row, row, kernel)
@@ -142,16 +141,16 @@ def _forward(rules, layer, trace, i, start):
         chi = layer.chi_noise
     else:
         root = _extended(layer.chi_root, problem.sigma2 * _rows(trace.Phi[i - 1], start, points), start)
-        chi = _product(_rows(root, start, points), layer.chi_noise)
+        chi = matmul(_rows(root, start, points), layer.chi_noise)
         layer = layer._replace(chi_root=root)
     mixing = _rows(_into_h(problem, trace, i), start, points)
-    h = kept * chi + _product(mixing, layer.g)
+    h = kept * chi + matmul(mixing, layer.g)
     slope = rules.slope(h)
     phi = _put(layer.phi, rules.activation(h), start)
     layer = layer._replace(phi=phi, slope=_put(layer.slope, slope, start))
     trace = trace._replace(Phi=_put_kernel(trace.Phi, i, covariance(_rows(phi, start, points), phi, rules.over), start))
     if layer.readout_phi is not None:
-        dphi = slope * _product(mixing, layer.readout_g)
+        dphi = slope * matmul(mixing, layer.readout_g)
         layer = layer._replace(readout_phi=_put(layer.readout_phi, dphi, start))
     return layer, trace, h
 
@@ -204,9 +203,9 @@ def _backward(rules, layer, trace, i, h, start):
         xi = jnp.sqrt(problem.sigma2) * layer.xi_noise
     else:
         root = _extended(layer.xi_root, problem.sigma2 * _rows(trace.G[i + 1], start, points), start)
-        xi = _product(_rows(root, start, points), layer.xi_noise)
+        xi = matmul(_rows(root, start, points), layer.xi_noise)
         layer = layer._replace(xi_root=root)
-    z = kept * xi + _product(mixing, layer.phi)
+    z = kept * xi + matmul(mixing, layer.phi)
     slope = _rows(layer.slope, start, points)
     g = _put(layer.g, slope * z, start)
     layer = layer._replace(g=g)
@@ -214,8 +213,8 @@ def _backward(rules, layer, trace, i, h, start):
     if rules.tangent:
         layer = layer._replace(bend=_put(layer.bend, rules.curvature(h) * z, start))
     if layer.readout_g is not None:
-        through = _product(_rows(_into_h(problem, trace, i), start, points), layer.readout_g)
-        dg = _rows(layer.bend, start, points) * through + slope * (kept + _product(mixing, layer.readout_phi))
+        through = matmul(_rows(_into_h(problem, trace, i), start, points), layer.readout_g)
+        dg = _rows(layer.bend, start, points) * through + slope * (kept + matmul(mixing, layer.readout_phi))
         layer = layer._replace(readout_g=_put(layer.readout_g, dg, start))
     return layer, trace
 
@@ -268,17 +267,13 @@ def _extended(root, covariances, start):
     across = solve_triangular(root, past.T, lower=True).T
     block = jax.lax.dynamic_slice_in_dim(covariances, start, points, axis=1)
     jitter = float(jnp.finfo(block.dtype).eps) ** 0.75 * jnp.trace(block) / points
-    corner = jnp.linalg.cholesky(block - _product(across, across.T) + jitter * jnp.eye(points, dtype=block.dtype))
+    corner = jnp.linalg.cholesky(block - matmul(across, across.T) + jitter * jnp.eye(points, dtype=block.dtype))
     return _put(root, jax.lax.dynamic_update_slice(across, corner, (0, start)), start)
 
 
 def _by_stein(root, moments):
     """``E[d x / d source]`` from ``E[x noise^T]``, where ``source = root noise``."""
     return solve_triangular(root.T, moments.T, lower=False).T
-
-
-def _product(a, b):
-    return jnp.matmul(a, b, precision=_HIGHEST)
 
 
 def _rows(x, start, count):

@@ -19,6 +19,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Inexact
 
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.scaling import conjugate_transpose
 
 
@@ -46,8 +47,8 @@ def spectral_tangent(
     u, s, vt = factors
     constants, dconstants = constants
     s = jnp.where(dead, 0, s)
-    uh_dx = _matmul(conjugate_transpose(u), dx)
-    p = _matmul(uh_dx, conjugate_transpose(vt))
+    uh_dx = matmul(conjugate_transpose(u), dx)
+    p = matmul(uh_dx, conjugate_transpose(vt))
     hermitian, skew = (p + conjugate_transpose(p)) / 2, (p - conjugate_transpose(p)) / 2
     ds = jnp.diagonal(p, axis1=-2, axis2=-1).real
     jacobian = _jacobian(lambda t: f(t, *constants), s)
@@ -61,10 +62,10 @@ def spectral_tangent(
     core = core + _diagonal(dvalues)
     weights = _ratio(values, s, slope)
     if dx.shape[-2] > dx.shape[-1]:
-        outside = _matmul(dx, conjugate_transpose(vt)) - _matmul(u, p)
-        return dvalues, _matmul(_matmul(u, core) + outside * weights[..., None, :], vt)
-    outside = uh_dx - _matmul(p, vt)
-    return dvalues, _matmul(u, _matmul(core, vt) + weights[..., None] * outside)
+        outside = matmul(dx, conjugate_transpose(vt)) - matmul(u, p)
+        return dvalues, matmul(matmul(u, core) + outside * weights[..., None, :], vt)
+    outside = uh_dx - matmul(p, vt)
+    return dvalues, matmul(u, matmul(core, vt) + weights[..., None] * outside)
 
 
 def _jacobian(f, s):
@@ -96,7 +97,3 @@ def _ratio(numerator, denominator, limit):
 
 def _diagonal(entries):
     return entries[..., :, None] * jnp.eye(entries.shape[-1], dtype=entries.dtype)
-
-
-def _matmul(a, b):
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxspec.linalg import decompositions
-
-_HIGHEST = jax.lax.Precision.HIGHEST
+from jaxspec.linalg.normalisation import matmul
 
 
 class Root(NamedTuple):
@@ -31,16 +30,6 @@ class Root(NamedTuple):
     a: Float[Array, "*batch r r"]
     vectors: Float[Array, "*batch r r"]
     values: Float[Array, "*batch r"]
-
-
-def product(a: Float[Array, "*batch m k"], b: Float[Array, "*batch k n"]) -> Float[Array, "*batch m n"]:
-    """``a b`` at the highest precision.
-
-    Args:
-        a: matrices.
-        b: matrices.
-    """
-    return jnp.matmul(a, b, precision=_HIGHEST)
 
 
 def gram_tangent(
@@ -60,7 +49,7 @@ def gram_tangent(
     Returns:
         The tangent.
     """
-    half = product(dx, x.mT)
+    half = matmul(dx, x.mT)
     return half + half.mT + 2 * eps * deps * jnp.eye(x.shape[-2], dtype=x.dtype)
 
 
@@ -78,7 +67,7 @@ def gram_root(x: Float[Array, "*batch r k"], eps: Float[Array, "*batch 1 1"]) ->
     # From the singular values of x: squaring would cost (s_1/eps)^2 units of rounding instead of s_1/eps.
     u, s, _ = decompositions.svd(x)
     h = jnp.hypot(s, eps[..., 0])
-    return Root(product(u * h[..., None, :], u.mT), u, h)
+    return Root(matmul(u * h[..., None, :], u.mT), u, h)
 
 
 @gram_root.defjvp
@@ -101,10 +90,10 @@ def lyapunov(root: Root, c: Float[Array, "*batch r r"]) -> Float[Array, "*batch 
     u, h = root.vectors, root.values
 
     def by_factors(_, c):
-        core = product(u.mT, product(c, u)) / (h[..., :, None] + h[..., None, :])
-        return product(u, product(core, u.mT))
+        core = matmul(u.mT, matmul(c, u)) / (h[..., :, None] + h[..., None, :])
+        return matmul(u, matmul(core, u.mT))
 
-    return _linear_solve(lambda x: product(root.a, x) + product(x, root.a), c, by_factors)
+    return _linear_solve(lambda x: matmul(root.a, x) + matmul(x, root.a), c, by_factors)
 
 
 def solve(root: Root, c: Float[Array, "*batch r k"]) -> Float[Array, "*batch r k"]:
@@ -119,9 +108,9 @@ def solve(root: Root, c: Float[Array, "*batch r k"]) -> Float[Array, "*batch r k
     """
 
     def by_factors(_, c):
-        return product(root.vectors, product(root.vectors.mT, c) / root.values[..., :, None])
+        return matmul(root.vectors, matmul(root.vectors.mT, c) / root.values[..., :, None])
 
-    return _linear_solve(lambda x: product(root.a, x), c, by_factors)
+    return _linear_solve(lambda x: matmul(root.a, x), c, by_factors)
 
 
 def _linear_solve(operator, right, by_factors):

@@ -40,8 +40,10 @@ class Scaled(NamedTuple):
     tall: bool
 
 
-def matmul(a: Inexact[Array, "..."], b: Inexact[Array, "..."], precision: lax.Precision) -> Inexact[Array, "..."]:
-    """Matrix product at the given precision.
+def matmul(
+    a: Inexact[Array, "..."], b: Inexact[Array, "..."], precision: lax.Precision = lax.Precision.HIGHEST
+) -> Inexact[Array, "..."]:
+    """Matrix product, by default with all digits of the dtype on every backend.
 
     Args:
         a: (*batch, m, k).

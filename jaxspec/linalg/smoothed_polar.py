@@ -28,8 +28,8 @@ from jaxtyping import Array, Float
 
 from jaxspec.linalg import decompositions
 from jaxspec.linalg.concrete import is_concrete
-from jaxspec.linalg.gram_root import gram_root, gram_tangent, lyapunov, product, solve
-from jaxspec.linalg.normalisation import wide
+from jaxspec.linalg.gram_root import gram_root, gram_tangent, lyapunov, solve
+from jaxspec.linalg.normalisation import matmul, wide
 from jaxspec.linalg.scaling import batch_first, compute_dtype, power_of_two_scale
 from jaxspec.linalg.smoothed_engines import BODIES, POLAR_ENGINES, Method
 from jaxspec.linalg.spectral_map import spectral_map
@@ -325,7 +325,7 @@ def _pair_jvp(method, primals, tangents):
     dx, deps = dx / given.scale, deps[..., None, None] / given.scale
     root = gram_root(given.x, given.eps)
     droot = lyapunov(root, gram_tangent(given.x, given.eps, dx, deps))
-    dy = solve(root, dx - product(droot, image))
+    dy = solve(root, dx - matmul(droot, image))
     return (y, value), ((dy.mT if given.tall else dy), dvalue)
 
 
@@ -337,14 +337,14 @@ def _closed_hvp(p, v, eps):
     e = given.eps
     h = jnp.hypot(s, e[..., 0])
     hi, hj = h[..., :, None], h[..., None, :]
-    left = product(u.mT, direction)
-    core = product(left, vt.mT)
+    left = matmul(u.mT, direction)
+    core = matmul(left, vt.mT)
     # Each quotient in factors that neither overflow nor vanish: eps may be tiny beside s.
     q = (e / hi) * (e / hj) + 1 + (s[..., :, None] / hi) * (s[..., None, :] / hj)
     symmetric = (e / hi) * (e / hj) * (1 / hi + 1 / hj) / q
     skew = q / (hi + hj)
     inside = symmetric * (core + core.mT) / 2 + skew * (core - core.mT) / 2
-    out = product(u, product(inside, vt) + (left - product(core, vt)) / hi)
+    out = matmul(u, matmul(inside, vt) + (left - matmul(core, vt)) / hi)
     return out.mT if given.tall else out
 
 

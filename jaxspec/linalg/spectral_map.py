@@ -18,11 +18,11 @@ from jaxtyping import Array, Float, Inexact
 
 from jaxspec.linalg import decompositions
 from jaxspec.linalg.divided_differences import spectral_tangent
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.scaling import batch_first, compute_dtype, conjugate_transpose, power_of_two_scale
 
 Engine = Literal["svd", "gram", "qr", "auto"]
 _ENGINES = ("svd", "gram", "qr", "auto")
-_HIGHEST = lax.Precision.HIGHEST
 
 
 def spectral_map(
@@ -101,7 +101,7 @@ def _mapped(f, engine, rcond, x, floor, *constants):
     if engine == "svd":
         u, s, vt = _scaled_svd(x)
         values = _live_values(f, s, rcond, constants)
-        return _matmul(u * values[..., None, :], vt), values
+        return matmul(u * values[..., None, :], vt), values
     s, q, scale = _FACTORS[engine](x, floor)
     values = _live_values(f, s * scale[..., None], rcond, constants)
     weights = jnp.where(values == 0, 0, values / jnp.where(values == 0, 1, s))
@@ -115,7 +115,7 @@ def _mapped_jvp(f, engine, rcond, primals, tangents):
     u, s, vt = _scaled_svd(x)
     values = _live_values(f, s, rcond, constants)
     dvalues, dy = spectral_tangent(f, (u, s, vt), values, dx, (constants, dconstants), _dead(s, rcond))
-    return (_matmul(u * values[..., None, :], vt), values), (dy, dvalues)
+    return (matmul(u * values[..., None, :], vt), values), (dy, dvalues)
 
 
 def _dead(s, rcond):
@@ -133,13 +133,9 @@ def _scaled_svd(x):
     return u, s * scale[..., 0], vt
 
 
-def _matmul(a, b):
-    return jnp.matmul(a, b, precision=_HIGHEST)
-
-
 def _short_gram(x):
     adjoint = conjugate_transpose(x)
-    return _matmul(x, adjoint) if x.shape[-2] <= x.shape[-1] else _matmul(adjoint, x)
+    return matmul(x, adjoint) if x.shape[-2] <= x.shape[-1] else matmul(adjoint, x)
 
 
 @batch_first
@@ -203,11 +199,11 @@ def _apply(x, q, weights, scale):
 
     def thin():
         left, right = q[..., :few] * weights[..., None, :few], adjoint[..., :few, :]
-        return _matmul(left, _matmul(right, x)) if wide else _matmul(_matmul(x, left), right)
+        return matmul(left, matmul(right, x)) if wide else matmul(matmul(x, left), right)
 
     def square(y):
-        projector = _matmul(q * weights[..., None, :], adjoint)
-        return _matmul(projector, y) if wide else _matmul(y, projector)
+        projector = matmul(q * weights[..., None, :], adjoint)
+        return matmul(projector, y) if wide else matmul(y, projector)
 
     plain = jnp.all(scale == 1)
     case = jnp.where(plain & jnp.all(weights[..., few:] == 0), 0, jnp.where(plain, 1, 2))

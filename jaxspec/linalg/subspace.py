@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Inexact, Key
 
 from jaxspec.linalg import decompositions
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.scaling import compute_dtype, conjugate_transpose, power_of_two_scale
 
 
@@ -82,8 +83,8 @@ def top_svd(
         result = _dense(y, rank, width)
     else:
         result = operator_top_svd(
-            lambda v: _matmul(y, v),
-            lambda q: _matmul(conjugate_transpose(y), q),
+            lambda v: matmul(y, v),
+            lambda q: matmul(conjugate_transpose(y), q),
             x.shape,
             rank,
             oversample=oversample,
@@ -139,9 +140,9 @@ def operator_top_svd(
     q, (v, r, scale) = sweep(v)
     # A ~ q q^H A = q (v r)^H: what is left is an SVD of the small triangle.
     left, s, right = decompositions.svd(conjugate_transpose(r))
-    basis = _matmul(v, conjugate_transpose(right))
+    basis = matmul(v, conjugate_transpose(right))
     vt = conjugate_transpose(basis[..., :rank])
-    return TopSVD(_matmul(q, left[..., :rank]), (s * scale[..., None])[..., :rank], vt, basis)
+    return TopSVD(matmul(q, left[..., :rank]), (s * scale[..., None])[..., :rank], vt, basis)
 
 
 def _checked_width(shape, rank, oversample, sweeps, start):
@@ -173,10 +174,6 @@ def _orthonormal(y):
     scale = power_of_two_scale(y)
     q, r = decompositions.qr(y / scale[..., None, None])
     return q, r, scale
-
-
-def _matmul(a, b):
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 @jax.custom_jvp

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxspec.linalg import decompositions
+from jaxspec.linalg.normalisation import matmul
 
 
 class TopEigh(NamedTuple):
@@ -83,9 +84,9 @@ def top_eigh(
     def sweep(state):
         block, _, _, _, count = state
         image = product(block)
-        w, z = decompositions.eigh(_matmul(image, block.T))
+        w, z = decompositions.eigh(matmul(image, block.T))
         w, z = w[::-1], z[:, ::-1].T
-        vectors, image = _matmul(z, block), _matmul(z, image)
+        vectors, image = matmul(z, block), matmul(z, image)
         errors = image[:rank] - w[:rank, None] * vectors[:rank]
         relative_to = jnp.maximum(w[:rank], floor * w[0])
         residual = jnp.max(jnp.sqrt(jnp.sum(errors * errors, axis=1)) / jnp.where(w[0] > 0, relative_to, 1))
@@ -100,7 +101,3 @@ def top_eigh(
     start = (x.T, jnp.zeros(width, dtype), x[:, :rank].T, jnp.array(jnp.inf, dtype), jnp.array(0))
     _, values, vectors, residual, count = lax.while_loop(unfinished, sweep, start)
     return TopEigh(jnp.maximum(values, 0), vectors.T, residual, count, residual <= tol)
-
-
-def _matmul(a, b):
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)

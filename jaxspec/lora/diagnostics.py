@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxspec.linalg import decompositions
 from jaxspec.linalg.concrete import is_concrete
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
 from jaxspec.lora.adapters import Scale, checked_factors, scale_of
 from jaxspec.lora.baselines import Directions, check_side, prepared
@@ -188,7 +189,7 @@ def _hypervolume(above):
     grid = jnp.sort(x)
     widths = jnp.diff(grid, prepend=0.0)
     heights = jnp.where(x[:, None] >= grid[None], y[:, None], 0)
-    areas = jax.lax.cummax(heights, axis=0) @ widths
+    areas = matmul(jax.lax.cummax(heights, axis=0), widths)
     return jnp.sum(areas * (z - jnp.append(z[1:], 0.0)))
 
 
@@ -197,4 +198,4 @@ def _norm(x):
 
 
 def _matmul(x, y):
-    return jnp.matmul(x, y.astype(x.dtype), precision="highest")
+    return matmul(x, y.astype(x.dtype))

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxspec.chance import upper_p_value
 from jaxspec.linalg import decompositions
+from jaxspec.linalg.normalisation import matmul
 
 # Beyond this number of vectors a draw costs more than the Tracy-Widom law is wrong.
 _LARGEST_DRAWN = 128
@@ -68,7 +69,7 @@ def alignment_null(
         if triangle:
             x = jnp.tril(x, -1) + jnp.diag(_chi(jnp.diagonal(x), d - jnp.arange(layers, dtype=jnp.float32)))
         x = x / jnp.sqrt(jnp.sum(x * x, axis=1, keepdims=True)) * present[:, None]
-        gram = x @ x.T if layers <= size else x.T @ x
+        gram = matmul(x, x.T) if layers <= size else matmul(x.T, x)
         return jax.lax.platform_dependent(gram, cpu=_bisected, default=_largest)
 
     keys = jax.random.split(key, draws)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxspec.linalg import decompositions, ordered, spectral_norm
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.scaling import power_of_two_scale
 from jaxspec.linalg.spectral_map import gram_factor
 from jaxspec.linalg.top_eigh import top_eigh
@@ -72,7 +73,7 @@ def thin_factor(stack: Stack, after: Sequence[Array] | None = None) -> Float[Arr
     rows, other = (stack.b.mT, stack.a.mT) if stack.side == "writes" else (stack.a, stack.b)
     # A triangle with the Gram matrix of the other factor; one that is not tall serves as it is.
     inner = decompositions.short_triangle(ordered(other, after)) if other.shape[-2] > other.shape[-1] else other
-    return _product(stack.scale[:, None, None] * inner, rows)
+    return matmul(stack.scale[:, None, None] * inner, rows)
 
 
 def weighted(
@@ -127,11 +128,11 @@ def leading(rows: Float[Array, "R d"], k: int, *, engine: str, key: Key[Array, "
     else:
         # A sweep over the rows reads them twice: from a few sweeps on their Gram matrix is cheaper, if it is small.
         wide = wide and rows.shape[0] <= _LARGEST_SQUARE
-        product = _gram_product(rows) if wide else lambda x: _product(_product(x, rows.T), rows)
+        product = _gram_product(rows) if wide else lambda x: matmul(matmul(x, rows.T), rows)
         size = rows.shape[0 if wide else 1]
         found = top_eigh(product, size, rank, max_sweeps=_SWEEPS, key=key, dtype=rows.dtype)
         values, vectors, residual = jnp.sqrt(found.values), found.vectors, found.residual
-    images = _product(vectors.T, rows) if wide else vectors.T
+    images = matmul(vectors.T, rows) if wide else vectors.T
     vectors, strengths = _orthonormal_in_order(images, values[:rank])
     pad = k - rank
     return Leading(
@@ -163,7 +164,7 @@ def alignments(
     # What is left lies in d - k + 1 dimensions at least: this makes the null of all factors a little too wide.
     space = max(d - k + 1, 2)
     scaled = [f / power_of_two_scale(f, keepdims=True) for f in factors]
-    parts = [(f, _product(f, f.mT), _product(f, directions)) for f in scaled]
+    parts = [(f, matmul(f, f.mT), matmul(f, directions)) for f in scaled]
 
     def level(carry, j):
         previous, null = carry
@@ -197,7 +198,7 @@ def shares(factors: Sequence[Float[Array, "_ _ d"]], directions: Float[Array, "d
     found = []
     for f in factors:
         f = f / power_of_two_scale(f, keepdims=True)
-        along = jnp.sqrt(jnp.sum(jnp.square(_product(f, directions)), axis=1))
+        along = jnp.sqrt(jnp.sum(jnp.square(matmul(f, directions)), axis=1))
         whole = jnp.sqrt(jnp.sum(f * f, axis=(1, 2)))[:, None]
         found.append(along / jnp.where(whole == 0, 1, whole))
     return found
@@ -221,7 +222,7 @@ def own_directions(
         rank = min(k, values.shape[-1])
         images = vectors[..., :rank].mT
         if f.shape[1] <= f.shape[2]:
-            images = _product(images, f)
+            images = matmul(images, f)
         vectors, strengths = jax.vmap(_orthonormal_in_order)(images, values[..., :rank] * scale[..., None])
         after, pad = vectors, [(0, 0), (0, k - rank)]
         found.append((jnp.pad(vectors, [(0, 0), *pad]), jnp.pad(strengths, pad)))
@@ -234,11 +235,11 @@ def _matrix_directions(parts, removed, after):
     for f, gram, along in parts:
         size = jnp.trace(gram, axis1=1, axis2=2)
         along = jnp.where(jnp.any(removed != 0, axis=0), along, 0)
-        left = gram - _product(along, along.mT)
+        left = gram - matmul(along, along.mT)
         values, z = decompositions.eigh(left, after=after)
         top = z[..., -1]
         u = jnp.einsum("lr,lrd->ld", top, f, precision="highest")
-        u = u - _product(jnp.einsum("lr,lrk->lk", top, along, precision="highest"), removed.T)
+        u = u - matmul(jnp.einsum("lr,lrk->lk", top, along, precision="highest"), removed.T)
         # Below this what is left is rounding of what was removed.
         exists = values[:, -1] > _KNOWN**2 * jnp.finfo(f.dtype).eps * size
         norm = jnp.sqrt(jnp.sum(u * u, axis=1))
@@ -253,18 +254,14 @@ def _lower_gram(x):
     """Lower triangle of ``x x^T`` in blocks of rows, at little more than half the cost; above it, zeros."""
     n = x.shape[0]
     edges = [*range(0, n, _BLOCK), n]
-    strips = [_product(x[start:stop], x[:stop].T) for start, stop in itertools.pairwise(edges)]
+    strips = [matmul(x[start:stop], x[:stop].T) for start, stop in itertools.pairwise(edges)]
     return jnp.concatenate([jnp.pad(strip, ((0, 0), (0, n - strip.shape[1]))) for strip in strips])
 
 
 def _gram_product(rows):
     lower = jnp.tril(_lower_gram(rows))
     gram = lower + jnp.tril(lower, -1).T
-    return lambda x: _product(x, gram)
-
-
-def _product(a, b):
-    return jnp.matmul(a, b, precision="highest")
+    return lambda x: matmul(x, gram)
 
 
 def _orthonormal_in_order(images, strengths):

@@ -23,6 +23,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxspec.linalg import singular_values, top_svd
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.memory.associations import Associations
 from jaxspec.memory.certificates import FEASIBLE, SOLVED, STATIONARY, checked_problem, in_units, proven_bounds
 from jaxspec.memory.hinges import hinges, normalised
@@ -205,7 +206,7 @@ def _searched(start, pairs, gap_tol, limits):
 
 def _hebbian(pairs, n):
     counts = (jnp.arange(len(pairs.x)) < n)[:, None]
-    return _matmul((counts * pairs.y).T, pairs.x)
+    return matmul((counts * pairs.y).T, pairs.x)
 
 
 def _factors(W, rank):
@@ -217,11 +218,7 @@ def _factors(W, rank):
 
 
 def _product(x):
-    return _matmul(x[1], x[0])
-
-
-def _matmul(left, right):
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+    return matmul(x[1], x[0])
 
 
 def _penalised(x, pairs, weight, rho, shift):
@@ -231,10 +228,10 @@ def _penalised(x, pairs, weight, rho, shift):
     residual = hinges(pairs, W, 1 + shift)
 
     def pulled(G):
-        return _matmul(B.T, G), _matmul(G, A.T)
+        return matmul(B.T, G), matmul(G, A.T)
 
     def hvp(v):
-        V = _matmul(v[1], A) + _matmul(B, v[0])
+        V = matmul(v[1], A) + matmul(B, v[0])
         return pulled(weight * V + rho * pairs.adjoint(jnp.where(residual > 0, pairs.gaps(V), 0)))
 
     value = weight / 2 * jnp.sum(W * W) + rho / 2 * jnp.sum(residual**2)

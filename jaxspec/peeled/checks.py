@@ -108,6 +108,32 @@ def masses_or_uniform(
     return jnp.asarray(masses, dtype)
 
 
+def checked_start(init: Any, shape: tuple[int, ...], dtype: Any, *, checked: bool = True) -> Array:
+    """The logits that a solver starts from.
+
+    Args:
+        init: logits, a solution that holds them, or None: 0.
+        shape: that they must have.
+        dtype: of the computation.
+        checked: whether to look at the values.
+
+    Returns:
+        The logits.
+
+    Raises:
+        ValueError: another shape, or known entries that are not finite.
+    """
+    if init is None:
+        return jnp.zeros(shape, dtype)
+    logits = getattr(init, "logits", init)
+    if np.shape(logits) != shape:
+        raise ValueError(f"init has shape {np.shape(logits)}; expected {shape}")
+    logits = jnp.asarray(logits, dtype)
+    if checked and is_concrete(logits) and not bool(jnp.all(jnp.isfinite(logits))):
+        raise ValueError("init holds entries that are not finite")
+    return logits
+
+
 def default_grad_tol(tol: Any, dtype: Any) -> Float[Array, ""]:
     """Norm of the gradient at which the factorised solvers call a point stationary.
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxspec.chance import upper_p_value
 from jaxspec.linalg import eigh, polar
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.peeled.checks import floating
 from jaxspec.solvers.loop import CONVERGED, RUNNING, iterate
 from jaxspec.solvers.stopping import safe_ratio
@@ -237,17 +238,13 @@ def _discover(G: Array, key: Array, refine: bool, num_null: int) -> tuple[Array,
     order, score = best_cyclic_order(centred, refine=refine)
     # The vector of ones stays a null vector: rotations act on its complement, of which `basis` is one.
     basis = jnp.asarray(_ones_complement(n), G.dtype)
-    spectrum, _ = eigh(_product(basis.T, _product(centred, basis)), after=score)
+    spectrum, _ = eigh(matmul(basis.T, matmul(centred, basis)), after=score)
 
     def draw(key: Array) -> Array:
-        rotation = _product(basis, polar(jax.random.normal(key, (n - 1, n - 1), G.dtype), engine="svd"))
-        return best_cyclic_order(_product(rotation * spectrum, rotation.T), refine=refine)[1]
+        rotation = matmul(basis, polar(jax.random.normal(key, (n - 1, n - 1), G.dtype), engine="svd"))
+        return best_cyclic_order(matmul(rotation * spectrum, rotation.T), refine=refine)[1]
 
     return order, score, jax.lax.map(draw, jax.random.split(key, num_null))
-
-
-def _product(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision="highest")
 
 
 def _ones_complement(n: int) -> np.ndarray:

@@ -10,15 +10,22 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from jaxspec.linalg import ordered, singular_values
 from jaxspec.linalg.decompositions import svd
-from jaxspec.peeled.checks import check_distributions, check_number, default_gap, floating, masses_or_uniform
+from jaxspec.peeled.checks import (
+    check_distributions,
+    check_number,
+    checked_start,
+    default_gap,
+    floating,
+    masses_or_uniform,
+)
 from jaxspec.peeled.logits import Limits
 from jaxspec.peeled.loss import loss_and_gradient, unbounded_logits
 from jaxspec.peeled.problem import PeeledSolution, numerical_rank
+from jaxspec.prox.balls import l1_shift
 from jaxspec.solvers import accelerated_proximal_gradient
 
 
@@ -71,19 +78,10 @@ def solve_cyclic(
         check_number("budget", budget)
     dtype = blocks.dtype
     weights = masses_or_uniform("weights", weights, blocks.shape[1], dtype, checked=checked)
-    start = _start(kernel.shape, init, blocks)
+    start = checked_start(init, kernel.shape, dtype, checked=checked).reshape(blocks.shape)
     limits = Limits(max_iter, check_every)
     solution = solve_blocks(blocks, jnp.asarray(budget, dtype), weights, start, default_gap(tol, dtype), limits)[0]
     return solution._replace(logits=solution.logits.reshape(kernel.shape))
-
-
-def _start(shape: tuple[int, ...], init: Any, blocks: Array) -> Array:
-    if init is None:
-        return jnp.zeros_like(blocks)
-    logits = init.logits if isinstance(init, PeeledSolution) else init
-    if np.shape(logits) != shape:
-        raise ValueError(f"init has shape {np.shape(logits)}; expected {shape}")
-    return jnp.asarray(logits, blocks.dtype).reshape(blocks.shape)
 
 
 @eqx.filter_jit
@@ -196,11 +194,8 @@ def _shrunk(values: Array, weights: Array, radius: Array) -> Array:
     """Projection of values >= 0 on ``sum weights * values <= radius``: ``max(values - theta, 0)``."""
     flat, weights = values.ravel(), jnp.broadcast_to(weights, values.shape).ravel().astype(values.dtype)
     order = jnp.argsort(-flat)
-    descending, heavy = flat[order], weights[order]
-    # From the largest value down, so that rounding is relative to the radius, as in `prox.project_nuclear_ball`.
-    top = descending[0]
-    theta = jnp.max((jnp.cumsum(heavy * (descending - top)) - radius) / jnp.cumsum(heavy))
-    return jnp.maximum(values - top - jnp.maximum(theta, -top), 0)
+    top, shift = l1_shift(flat[order], radius, weights[order])
+    return jnp.maximum(values - top - shift, 0)
 
 
 def _multiplicity(n: int) -> Array:

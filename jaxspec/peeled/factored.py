@@ -17,6 +17,7 @@ from jaxtyping import Array, Key
 
 from jaxspec.linalg import spectral_norm
 from jaxspec.linalg.concrete import is_concrete
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.peeled.certificate import LEAST_WEIGHT, loss_of, per_vector_gap
 from jaxspec.peeled.checks import check_number, default_gap, default_grad_tol
 from jaxspec.peeled.loss import ScaledLoss
@@ -35,7 +36,6 @@ class _Static(NamedTuple):
     method: str
     max_iter: int
     check_every: int
-    init_scale: float
 
 
 def solve_factored(
@@ -50,7 +50,7 @@ def solve_factored(
     check_every: int = 10,
     learning_rate: Any = 10.0,
     momentum: Any = 0.9,
-    init_scale: float | None = None,
+    init_scale: Any = None,
     init: tuple[Any, Any] | None = None,
 ) -> FactoredSolution:
     """A stationary point of ``min L(W H)`` within the budgets, from a random start or a given one.
@@ -79,7 +79,7 @@ def solve_factored(
             every dimension up to ``dim`` in one compiled program.
 
     Returns:
-        The point, its certificate and its gradient.
+        The point, its certificate and its gradient. L-BFGS that diverges returns its last point of finite value.
 
     Raises:
         ValueError: for an argument out of range, or factors that do not fit the problem or are all 0.
@@ -97,17 +97,18 @@ def solve_factored(
         raise ValueError(f"dim is {dim}; expected an integer >= 1")
     check_number("learning_rate", learning_rate)
     check_number("momentum", momentum)
-    scale = (1.0 if method == "lbfgs" else 0.3) if init_scale is None else float(init_scale)
-    if not 0 < scale < math.inf:
+    scale = (1.0 if method == "lbfgs" else 0.3) if init_scale is None else init_scale
+    if is_concrete(scale) and not 0 < scale < math.inf:
         raise ValueError(f"init_scale is {scale}; expected a finite number > 0: 0 is a saddle")
     dtype = problem.targets.dtype
     tolerances = default_gap(tol, dtype), default_grad_tol(grad_tol, dtype)
-    static = _Static(dim, method, 2000 if max_iter is None else max_iter, check_every, scale)
+    scale = jnp.asarray(scale, dtype)
+    static = _Static(dim, method, 2000 if max_iter is None else max_iter, check_every)
     start = None if init is None else _checked_start(init, problem, dim)
     if method == "lbfgs":
-        return _lbfgs(key, problem, start, tolerances, static)
+        return _lbfgs(key, problem, start, scale, tolerances, static)
     rates = jnp.asarray(learning_rate, dtype), jnp.asarray(momentum, dtype)
-    return _sgd(key, problem, start, tolerances, rates, static)
+    return _sgd(key, problem, start, scale, tolerances, rates, static)
 
 
 def _checked_start(init, problem, dim):
@@ -154,7 +155,7 @@ class _Program(eqx.Module):
         """Value, gap and norm of the gradient along the budgets."""
         Z = _product(factors)
         value, G = self.loss(Z)
-        by_factor = _Factors(_matmul(G, factors.H.T), _matmul(factors.W.T, G))
+        by_factor = _Factors(matmul(G, factors.H.T), matmul(factors.W.T, G))
         tangents, pulls = zip(*map(tangent, factors, by_factor, self.radii, self.axes), strict=True)
         grad_norm = jnp.sqrt(sum(jnp.sum(t**2) for t in tangents))
         if self.problem.norm == "frobenius":
@@ -163,12 +164,8 @@ class _Program(eqx.Module):
         return value, per_vector_gap(Z, self.problem, a, b), grad_norm
 
 
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
 def _product(factors: _Factors) -> Array:
-    return _matmul(factors.W, factors.H)
+    return matmul(factors.W, factors.H)
 
 
 def tangent(x: Array, gradient: Array, radius: Array, axis: int | None) -> tuple[Array, Array]:
@@ -216,11 +213,11 @@ def _program(problem: LayerPeeledProblem) -> _Program:
     return _Program(problem, loss_of(problem))
 
 
-def _random(key: Array, problem: LayerPeeledProblem, static: _Static) -> _Factors:
+def _random(key: Array, problem: LayerPeeledProblem, dim: int, scale: Array) -> _Factors:
     (V, m), dtype = problem.shape, problem.targets.dtype
     keys = jax.random.split(key)
-    W = static.init_scale * jax.random.normal(keys[0], (V, static.dim), dtype)
-    return _Factors(W, static.init_scale * jax.random.normal(keys[1], (static.dim, m), dtype))
+    W = scale * jax.random.normal(keys[0], (V, dim), dtype)
+    return _Factors(W, scale * jax.random.normal(keys[1], (dim, m), dtype))
 
 
 def _given(program: _Program, start: _Factors) -> _Factors:
@@ -243,6 +240,7 @@ def _lifted(program: _Program, start: _Factors) -> _Lifted:
 
 class _State(NamedTuple):
     point: _Lifted
+    finite: _Lifted  # the last point that is, and its value too
     optimiser: Any
     iter: Array
     status: Array
@@ -253,12 +251,13 @@ def _lbfgs(
     key: Array,
     problem: LayerPeeledProblem,
     start: _Factors | None,
+    init_scale: Array,
     tolerances: tuple[Array, Array],
     static: _Static,
 ) -> FactoredSolution:
     program = _program(problem)
     if start is None:
-        entries = _random(key, problem, static)
+        entries = _random(key, problem, static.dim, init_scale)
         shape = [jnp.sum(x, axis=axis, keepdims=True) for x, axis in zip(entries, program.axes, strict=True)]
         point = _Lifted(entries, _Factors(*(jnp.ones_like(x) for x in shape)))
     else:
@@ -266,6 +265,13 @@ def _lbfgs(
 
     def objective(point: _Lifted) -> Array:
         return program.value(_lowered(program, point))
+
+    def last_finite(state: _State, value: Array) -> _Lifted:
+        # The line search may hand over the value of another point, and a norm that overflows lowers a point to 0.
+        squares = [jnp.sum(x**2) for x in jax.tree.leaves(state.point)]
+        known = [value, *squares, *_lowered(program, state.point)]
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in known]))
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), state.point, state.finite)
 
     optimiser = optax.lbfgs(memory_size=_MEMORY)
     value_and_grad = optax.value_and_grad_from_state(objective)
@@ -275,18 +281,19 @@ def _lbfgs(
         updates, memory = optimiser.update(
             grad, state.optimiser, state.point, value=value, grad=grad, value_fn=objective
         )
-        return _State(optax.apply_updates(state.point, updates), memory, state.iter + 1, state.status)
+        point = optax.apply_updates(state.point, updates)
+        return _State(point, last_finite(state, value), memory, state.iter + 1, state.status)
 
     def test(state: _State) -> _State:
         value, gap, grad_norm = program.certified(_lowered(program, state.point))
         done = (gap <= tolerances[0]) | (grad_norm <= tolerances[1])
         status = jnp.where(jnp.isfinite(value), jnp.where(done, CONVERGED, RUNNING), DIVERGED)
-        return state._replace(status=status.astype(jnp.int32))
+        return state._replace(finite=last_finite(state, value), status=status.astype(jnp.int32))
 
     zero = jnp.zeros((), jnp.int32)
-    first = _State(point, optimiser.init(point), zero, zero)
+    first = _State(point, point, optimiser.init(point), zero, zero)
     last = iterate(step, test, first, max_iter=static.max_iter, check_every=static.check_every)
-    return _finished(program, _lowered(program, last.point), tolerances, last.iter)
+    return _finished(program, _lowered(program, last.finite), tolerances, last.iter)
 
 
 @eqx.filter_jit
@@ -294,6 +301,7 @@ def _sgd(
     key: Array,
     problem: LayerPeeledProblem,
     start: _Factors | None,
+    init_scale: Array,
     tolerances: tuple[Array, Array],
     rates: tuple[Array, Array],
     static: _Static,
@@ -302,7 +310,7 @@ def _sgd(
     axes = None if program.axes.W is None else program.axes
     optimiser = optax.chain(optax.sgd(*rates), project_to_ball(program.radii, axis=axes))
     if start is None:
-        start = _Factors(*map(projected, _random(key, problem, static), program.radii, program.axes))
+        start = _Factors(*map(projected, _random(key, problem, static.dim, init_scale), program.radii, program.axes))
     else:
         start = _given(program, start)
 

@@ -11,13 +11,18 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from jaxspec.linalg import ordered, singular_values, spectral_norm
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.peeled.certificate import loss_of, require_frobenius, scaled, scaled_gap
-from jaxspec.peeled.checks import check_distributions, check_number, default_gap, floating, masses_or_uniform
+from jaxspec.peeled.checks import (
+    check_distributions,
+    check_number,
+    checked_start,
+    default_gap,
+    floating,
+    masses_or_uniform,
+)
 from jaxspec.peeled.loss import ScaledLoss, cross_entropies, unbounded_logits
 from jaxspec.peeled.problem import LayerPeeledProblem, PeeledSolution, numerical_rank
 from jaxspec.prox import project_nuclear_ball, svt
@@ -204,15 +209,9 @@ class _PenalisedGap(eqx.Module):
 
 
 def _start(problem: LayerPeeledProblem, init: Any) -> Array:
-    if init is None:
-        return jnp.zeros_like(problem.targets)
-    logits = init.logits if isinstance(init, PeeledSolution) else init
-    if np.shape(logits) != problem.shape:
-        raise ValueError(f"init has shape {np.shape(logits)}; expected {problem.shape}")
-    if is_concrete(logits) and not bool(jnp.all(jnp.isfinite(jnp.asarray(logits)))):
-        raise ValueError("init holds entries that are not finite")
+    logits = checked_start(init, problem.shape, problem.targets.dtype)
     # Columns without weight have no gradient: they stay where they start, which must be 0.
-    return jnp.where(problem.weights > 0, jnp.asarray(logits, problem.targets.dtype), 0)
+    return jnp.where(problem.weights > 0, logits, 0)
 
 
 @eqx.filter_jit

@@ -18,10 +18,18 @@ from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import power_of_two_scale
 from jaxspec.peeled.actions import PermutationAction, orbitals
 from jaxspec.peeled.averages import check_orbit_sizes, reynolds
-from jaxspec.peeled.checks import check_distributions, check_number, default_gap, floating, masses_or_uniform
+from jaxspec.peeled.checks import (
+    check_distributions,
+    check_number,
+    checked_start,
+    default_gap,
+    floating,
+    masses_or_uniform,
+)
 from jaxspec.peeled.logits import Limits
 from jaxspec.peeled.loss import loss_and_gradient, unbounded_logits
 from jaxspec.peeled.problem import PeeledSolution, numerical_rank
+from jaxspec.prox.balls import l1_shift
 from jaxspec.solvers import accelerated_proximal_gradient
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -92,12 +100,8 @@ def solve_orbits(
         raise ValueError(f"representatives has {program.targets.shape[0]} rows; expected {action.degree}, the degree")
     if checked and is_concrete(program.targets, program.size):
         check_orbit_sizes(program.targets, action, np.asarray(orbit_size))
-    start = jnp.zeros_like(program.targets)
-    if init is not None:
-        logits = init.logits if isinstance(init, PeeledSolution) else init
-        if np.shape(logits) != start.shape:
-            raise ValueError(f"init has shape {np.shape(logits)}; expected {start.shape}")
-        start = jnp.where(program.mass > 0, jnp.asarray(logits, start.dtype), 0)
+    logits = checked_start(init, program.targets.shape, program.targets.dtype, checked=checked)
+    start = jnp.where(program.mass > 0, logits, 0)
     count, labels = orbitals(action)
     tol = default_gap(tol, start.dtype)
     return _solve(program, _TokenAverage(jnp.asarray(labels), count), start, tol, Limits(max_iter, check_every))
@@ -177,13 +181,10 @@ class _Project(eqx.Module):
 
     def __call__(self, columns: Array, step: Array) -> Array:
         values, vectors = self.average(columns, self.program.size)
-        top = values[-1]
-        below = values[::-1] - top
-        counts = jnp.arange(1, values.size + 1, dtype=values.dtype)
-        theta = jnp.max((jnp.cumsum(below) - self.program.radius) / counts)
-        kept = jnp.maximum(values - top - jnp.maximum(theta, -top), 0)
+        top, shift = l1_shift(values[::-1], self.program.radius)
+        kept = jnp.maximum(values - top - shift, 0)
         factors = jnp.where(kept > 0, kept / jnp.where(kept > 0, values, 1), 0)
-        inside = theta <= -top
+        inside = shift == -top
         mapped = jnp.matmul(vectors.T, columns, precision=_HIGHEST)
         return jnp.where(inside, columns, jnp.matmul(vectors * factors, mapped, precision=_HIGHEST))
 

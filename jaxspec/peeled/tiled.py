@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from jaxspec.linalg.concrete import is_concrete
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.subspace import operator_top_svd
 from jaxspec.peeled.checks import (
     check_distributions,
@@ -247,7 +248,7 @@ def _products(corpus: _Corpus, static: _Static):
 
         def one(image, part):
             corpus, H, X = part
-            Z = jnp.where(present[:, None], _matmul(factors.W, H.T), -jnp.inf)
+            Z = jnp.where(present[:, None], matmul(factors.W, H.T), -jnp.inf)
             largest = jax.lax.pmax(jnp.max(Z, axis=0), TOKENS)
             exponentials = jnp.exp(Z - largest)
             total = jax.lax.psum(jnp.sum(exponentials, axis=0), TOKENS)
@@ -258,8 +259,8 @@ def _products(corpus: _Corpus, static: _Static):
             logs = Z[here, columns] - (largest + jnp.log(total))[:, None]
             losses = -jax.lax.psum(jnp.sum(jnp.where(mine > 0, mine * logs, 0), axis=1), TOKENS)
             G = (exponentials / total).at[here, columns].add(-mine) * corpus.weights
-            image = None if X is None else image + _matmul(G, X)
-            back = None if Y is None else _matmul(G.T, Y)
+            image = None if X is None else image + matmul(G, X)
+            back = None if Y is None else matmul(G.T, Y)
             return image, (jnp.sum(corpus.weights * losses), back)
 
         blocks = jax.tree.map(lambda x: x.reshape(-1, block, *x.shape[1:]), (corpus, factors.H, X))
@@ -281,7 +282,3 @@ def _products(corpus: _Corpus, static: _Static):
         check_vma=False,
     )
     return lambda factors, X, Y: run(corpus, factors, X, Y)
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -80,6 +80,32 @@ def project_nuclear_ball(
     return _simplex(x, batch_values(x, radius, "radius"), "qr" if method == "auto" else method)
 
 
+def l1_shift(
+    values: Float[Array, "*batch r"], radius: Float[Array, "*#batch"], weights: Float[Array, " r"] | None = None
+) -> tuple[Float[Array, "*batch 1"], Float[Array, "*batch 1"]]:
+    """The projection of ``values`` on ``sum_i w_i |v_i| <= radius`` is ``max(values - top - shift, 0)``.
+
+    Values that stay positive lie within the radius of the largest: measured from there, rounding is relative to the
+    radius. Weights w belong to the metric as well, ``sum_i w_i (v_i - y_i)^2``.
+
+    Args:
+        values: >= 0, in descending order.
+        radius: >= 0.
+        weights: > 0; None: 1.
+
+    Returns:
+        The largest value, and the threshold minus it: ``-top`` inside.
+    """
+    top = values[..., :1]
+    below = values - top
+    if weights is None:
+        sums, counts = jnp.cumsum(below, axis=-1), jnp.arange(1, values.shape[-1] + 1, dtype=values.dtype)
+    else:
+        sums, counts = jnp.cumsum(weights * below, axis=-1), jnp.cumsum(weights)
+    theta = jnp.max((sums - radius[..., None]) / counts, axis=-1, keepdims=True)
+    return top, jnp.maximum(theta, -top)
+
+
 @partial(jax.jit, static_argnames="method")
 def _clip(x, radius, method):
     return spectral_map(x, lambda s: jnp.minimum(s, radius[..., None]), engine=method, rcond=0.0)
@@ -88,11 +114,7 @@ def _clip(x, radius, method):
 @partial(jax.jit, static_argnames="method")
 def _simplex(x, radius, method):
     def shrink(s):
-        # Values that stay positive lie within radius of s_1: measured from there, rounding is relative to the radius.
-        counts = jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype)
-        top = s[..., :1]
-        below = s - top
-        theta = jnp.max((jnp.cumsum(below, axis=-1) - radius[..., None]) / counts, axis=-1, keepdims=True)
-        return jnp.maximum(below - jnp.maximum(theta, -top), 0)
+        top, shift = l1_shift(s, radius)
+        return jnp.maximum(s - top - shift, 0)
 
     return spectral_map(x, shrink, engine=method, rcond=0.0)

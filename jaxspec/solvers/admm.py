@@ -37,7 +37,7 @@ from jaxspec.solvers.loop import (
     empty_history,
     iterate,
 )
-from jaxspec.solvers.penalties import Displacement, Step, block_norms, sum_of_squares
+from jaxspec.solvers.penalties import Displacement, Step, block_norms, limit_of, sum_of_squares
 from jaxspec.solvers.problem import Block, DataTerm
 from jaxspec.solvers.state import ADMMInfo, ADMMState, initial_state
 from jaxspec.solvers.stopping import Residual, Residuals, default_tol, safe_ratio
@@ -241,7 +241,7 @@ def _step(problem: _Problem, state: ADMMState) -> ADMMState:
     residuals = _residuals(step, blocks, jax.lax.stop_gradient(x), jax.lax.stop_gradient(x_new))
     finite = jnp.isfinite(residuals.primal) & jnp.isfinite(residuals.dual) & jnp.isfinite(residuals.change)
     rho_new, memory = problem.penalty.update(state.memory, step)
-    limit = getattr(problem.penalty, "limit", 1e6)
+    limit = limit_of(problem.penalty)
     rho_new = jnp.clip(jnp.where(jnp.isfinite(rho_new), rho_new, rho), state.rho0 / limit, limit * state.rho0)
     x_new = jnp.where(finite, x_new, x)
     state = state._replace(

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 RUNNING = MAX_ITER = 0
 CONVERGED = 1
@@ -157,6 +157,20 @@ def iterate(
     bounded_chunk = masked(chunk, runs)
     chunks = -(-max_iter // check_every)
     return jax.lax.scan(lambda carry, _: (bounded_chunk(carry), None), state, length=chunks)[0]
+
+
+def stalled_at_rounding(status: Int[Array, "*batch"], gap: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
+    """Status of a run whose driver knows no stall: iterations used up where the gap is rounding already are one.
+
+    Args:
+        status: of the run.
+        gap: the last relative gap.
+
+    Returns:
+        `STALLED` in place of `RUNNING` where the gap is at most 1000 eps of its dtype.
+    """
+    floor = gap <= 1000 * jnp.finfo(gap.dtype).eps
+    return jnp.where((status == RUNNING) & floor, STALLED, status)
 
 
 def check_loop_arguments(max_iter: int, check_every: int, loop: str) -> None:

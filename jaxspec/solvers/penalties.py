@@ -49,6 +49,18 @@ class Step(NamedTuple):
         )
 
 
+def limit_of(penalty: Any) -> float:
+    """Factor from its first value within which the engine keeps rho.
+
+    Args:
+        penalty: policy.
+
+    Returns:
+        Its ``limit``, or 1e6.
+    """
+    return getattr(penalty, "limit", 1e6)
+
+
 def block_norms(blocks: Blocks, others: Blocks | None = None) -> Float[Array, " m"]:
     """Frobenius norm of every block, ``||blocks_i - others_i||_F``.
 

@@ -158,7 +158,7 @@ class _Method(eqx.Module):
 
 
 def _euclidean(a: PyTree, b: PyTree) -> Array:
-    return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.vdot(x, y), a, b)))
+    return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.vdot(x, y, precision=jax.lax.Precision.HIGHEST), a, b)))
 
 
 def _leafwise(x: PyTree, x_old: PyTree, weight: Array) -> PyTree:

@@ -54,6 +54,7 @@ def calendar_result(**changed):
         "groups": np.array(["weekdays", "months", "colours", "names"]),
         "r2": r2,
         "p_values": p,
+        "spreads": np.full((3, 1, 4), 0.15),
         "defects": np.full((3, 1), 0.5),
         "defect_p_values": np.full((3, 1), 0.9),
         "losses": np.ones((3, 1)),
@@ -68,12 +69,12 @@ def verdicts(result):
 
 
 def test_the_calendar_claims_hold_on_a_clean_result_and_know_the_simplex():
-    assert verdicts(calendar_result()) == [Verdict.HOLDS] * 7 + [Verdict.KNOWN]
+    assert verdicts(calendar_result()) == [Verdict.HOLDS] * 8 + [Verdict.KNOWN]
 
 
 @pytest.mark.parametrize(
     ("kind", "group", "p_value", "claim"),
-    [(0, 0, 0.02, 0), (0, 1, 0.02, 1), (0, 2, 0.01, 4), (2, 0, 0.001, 5), (2, 1, 0.5, 6)],
+    [(0, 0, 0.02, 0), (0, 1, 0.02, 1), (0, 2, 0.01, 5), (2, 0, 0.001, 6), (2, 1, 0.5, 7)],
 )
 def test_each_calendar_claim_can_fail(kind, group, p_value, claim):
     p = calendar_result().p_values.copy()
@@ -85,7 +86,13 @@ def test_an_untrained_geometry_would_be_noticed():
     r2 = calendar_result().r2.copy()
     r2[1, 0, 0] = 0.8
     assert verdicts(calendar_result(r2=r2))[3] is Verdict.FAILS
-    assert verdicts(calendar_result(defect_p_values=np.full((3, 1), 0.01)))[7] is Verdict.SURPRISE
+    assert verdicts(calendar_result(defect_p_values=np.full((3, 1), 0.01)))[8] is Verdict.SURPRISE
+
+
+def test_a_gram_matrix_further_from_circulant_than_before_training_would_be_noticed():
+    spreads = calendar_result().spreads.copy()
+    spreads[0, 0, 0] *= 4  # of which a tenth is not circulant; untrained nine tenths
+    assert verdicts(calendar_result(spreads=spreads))[4] is Verdict.FAILS
 
 
 def words(tokens):

@@ -84,6 +84,17 @@ def problem(**arguments):
         (lambda: peeled.solve_cyclic(KERNEL, -1.0), "budget is -1.0"),
         (lambda: peeled.solve_cyclic(KERNEL, 1.0, weights=[0.5, 0.5]), "weights has shape"),
         (lambda: peeled.solve_cyclic(KERNEL, 1.0, init=np.zeros(4)), "init has shape"),
+        (lambda: peeled.solve_cyclic(KERNEL, 1.0, init=np.full(len(KERNEL), np.inf)), "init holds"),
+        (
+            lambda: peeled.solve_orbits(
+                COLUMN, PermutationAction.cyclic(3), None, [3], 1.0, init=np.full((3, 1), np.nan)
+            ),
+            "init holds",
+        ),
+        (
+            lambda: peeled.solve_orbits(COLUMN, PermutationAction.cyclic(3), None, [3], 1.0, init=np.zeros((3, 2))),
+            "init has shape",
+        ),
         (lambda: peeled.mode_onsets(KERNEL, [1.0]), "dtype float32; expected float64"),
         (lambda: peeled.active_modes(P), "z has shape"),
         (lambda: peeled.solve_orbits(COLUMN, PermutationAction.cyclic(4), None, [3], 1.0), "expected 4, the degree"),

@@ -19,6 +19,7 @@ from jaxspec.peeled import (
     solve_factored,
     solve_logits,
 )
+from jaxspec.peeled.factored import _lbfgs, _sgd
 from tests.peeled.oracles import ASYM7, random_targets
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -173,3 +174,26 @@ def test_a_start_that_cannot_be_used_is_refused(keys, init, message):
     problem = LayerPeeledProblem(circulant(geometric_kernel(7, 1.0)))
     with pytest.raises(ValueError, match=message):
         solve_factored(keys[0], problem, 3, init=init)
+
+
+def test_a_run_that_overflows_returns_its_last_finite_point():
+    """From 4e10 the logits grow to 4e30, whose squares are beyond float32."""
+    problem = LayerPeeledProblem(jnp.eye(4, dtype=jnp.float32), budget_W=1e30)
+    found = solve_factored(jax.random.key(0), problem, 3, max_iter=30, init_scale=1e-10)
+    assert not found.converged
+    assert int(found.iterations) < 30
+    assert bool(jnp.isfinite(found.W).all() & jnp.isfinite(found.H).all())
+    logits = np.asarray(found.W, float) @ np.asarray(found.H, float)
+    top = logits.max(0)
+    value = np.mean(top + np.log(np.exp(logits - top).sum(0)) - np.diag(logits))
+    np.testing.assert_allclose(found.value, value, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "compiled"), [("lbfgs", _lbfgs), ("sgd", _sgd)])
+def test_another_scale_of_the_start_does_not_recompile(keys, method, compiled):
+    problem = LayerPeeledProblem(circulant(geometric_kernel(4, 1.0)))
+    first = solve_factored(keys[0], problem, 2, method=method, max_iter=3, init_scale=0.5)
+    size = compiled._cached._cache_size()
+    second = solve_factored(keys[0], problem, 2, method=method, max_iter=3, init_scale=0.25)
+    assert compiled._cached._cache_size() == size
+    assert float(jnp.max(jnp.abs(first.W - second.W))) > 1e-3

@@ -8,6 +8,7 @@ from jax.test_util import check_grads
 from scipy.optimize import brentq
 
 from jaxspec.prox import project_nuclear_ball, project_spectral_ball
+from jaxspec.prox.balls import l1_shift
 
 SHAPES = [(3, 8), (8, 3), (2, 4, 4)]
 HILBERT = jnp.asarray(1 / (1 + np.arange(4)[:, None] + np.arange(3)), jnp.float32)
@@ -109,3 +110,15 @@ def test_batches_half_precision_and_bad_arguments(project):
         assert project(x.astype(jnp.bfloat16), 0.5, method=method).dtype == jnp.bfloat16
     with pytest.raises(ValueError, match="radius is -1"):
         project(x, -1.0)
+
+
+@pytest.mark.parametrize("radius", [0.0, 1e-3, 2.0, 1e3])
+def test_weighted_vectors_by_bisection(x64, radius):
+    rng = np.random.default_rng(0)
+    values, weights = -np.sort(-rng.exponential(size=9)), rng.choice([1.0, 2.0], 9)
+    top, shift = l1_shift(jnp.asarray(values), jnp.asarray(radius), jnp.asarray(weights))
+    norm = lambda threshold: np.sum(weights * np.maximum(values - threshold, 0))  # noqa: E731
+    exact = brentq(lambda threshold: norm(threshold) - radius, 0, values[0], xtol=1e-15) if radius < 100 else 0
+    np.testing.assert_allclose(jnp.maximum(values - top - shift, 0), np.maximum(values - exact, 0), atol=1e-14)
+    plain = l1_shift(jnp.asarray(values), jnp.asarray(radius))
+    np.testing.assert_array_equal(plain, l1_shift(jnp.asarray(values), jnp.asarray(radius), jnp.ones(9)))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxspec.solvers import Block, DataTerm, Fixed, Gap, Geometric, RelativeChange, Residual, consensus_admm
+from jaxspec.solvers.loop import CONVERGED, DIVERGED, MAX_ITER, RUNNING, STALLED, stalled_at_rounding
 
 
 @pytest.fixture
@@ -202,3 +203,10 @@ def test_divergence_of_one_lane_leaves_the_others_alone(x64):
     x, status = jax.vmap(one)(jnp.asarray([10.0, 1e300]))
     assert status.tolist() == [3, 0]
     np.testing.assert_array_equal(x[1], one(1e300)[0])
+
+
+def test_only_a_run_that_used_up_its_iterations_stalls_at_rounding():
+    gap = jnp.array([1e-4, 2e-4, 1e-4, 1e-4, jnp.nan], jnp.float32)
+    status = jnp.array([RUNNING, RUNNING, CONVERGED, DIVERGED, RUNNING], jnp.int32)
+    expected = [STALLED, MAX_ITER, CONVERGED, DIVERGED, MAX_ITER]
+    assert stalled_at_rounding(status, gap).tolist() == expected

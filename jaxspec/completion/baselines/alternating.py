@@ -13,6 +13,7 @@ from jaxspec.completion.baselines.observed import Observed, completion, observed
 from jaxspec.completion.result import TensorCompletion
 from jaxspec.linalg import ordered, top_svd
 from jaxspec.linalg.decompositions import qr
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.solvers import ADMMInfo, Block
 from jaxspec.solvers.loop import CONVERGED, DIVERGED, RUNNING, History, check_loop_arguments, iterate
 from jaxspec.solvers.penalties import block_norms, sum_of_squares
@@ -196,7 +197,6 @@ def _first_factors(data: Observed, factors: tuple[_Factors, ...], given: Data) -
 
 def _terms(problem: _Problem, state: _State) -> list[_Term]:
     terms: list[_Term] = []
-    product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
     for block in problem.nuclear:
         ax = block.gather(block.data, state.x)
         near, value = block.prox(block.data, ordered(ax, terms[-1].near if terms else None), 1 / problem.gamma)
@@ -204,10 +204,10 @@ def _terms(problem: _Problem, state: _State) -> list[_Term]:
     for group, y in zip(problem.factors, state.y, strict=True):
         ax = group.block.gather(group.block.data, state.x)
         # One LAPACK-backed factorisation at a time: two independent ones in a loop can stall the CPU backend.
-        basis, _ = qr(product(ax, y.mT), after=terms[-1].near if terms else None)
-        y = product(basis.mT, ax)
+        basis, _ = qr(matmul(ax, y.mT), after=terms[-1].near if terms else None)
+        y = matmul(basis.mT, ax)
         weight = problem.theta * state.weights[np.asarray(group.places)]
-        terms.append(_Term(ax, product(basis, y), weight, jnp.zeros_like(problem.tol), y))
+        terms.append(_Term(ax, matmul(basis, y), weight, jnp.zeros_like(problem.tol), y))
     return terms
 
 

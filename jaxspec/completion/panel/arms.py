@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxspec.linalg import top_svd
+from jaxspec.linalg.normalisation import matmul
 
 CELLS_OF_A_DENSE_SVD = 2**20
 
@@ -47,19 +48,6 @@ class Factors(NamedTuple):
     def product(self) -> Float[Array, "*a n m"]:
         """The matrix."""
         return matmul(self.left, self.right.mT)
-
-
-def matmul(a: Array, b: Array) -> Array:
-    """Product in full precision on every backend.
-
-    Args:
-        a: (..., n, k).
-        b: (..., k, m).
-
-    Returns:
-        The product.
-    """
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def make_arm(Y: Float[Array, "n m"], W: Bool[Array, "n m"], center: str | None) -> Arm:

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxspec.completion.panel import inputs
-from jaxspec.completion.panel.arms import Arm, Factors, matmul, row_shares
+from jaxspec.completion.panel.arms import Arm, Factors, row_shares
 from jaxspec.completion.panel.design import make_design
 from jaxspec.completion.panel.result import PanelFit
 from jaxspec.completion.panel.row_errors import one_step_row_errors, refined_row_errors
 from jaxspec.linalg import decompositions, ordered, spectral_norm
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.scaling import power_of_two_scale
 
 
@@ -83,7 +84,7 @@ def _bound(A: Array, E: Array, rank: int) -> RowwiseBound:
     # Directions along which A is 0 belong to neither of its factors.
     real = values[:rank] > 10 * max(A.shape) * jnp.finfo(A.dtype).eps * values[0]
     U, V = U * real, V * real
-    norms = spectral_norm(ordered(jnp.stack([_padded(E.T @ Uh, E.T), _padded((U.T @ E).T, E.T), E.T]), u))
+    norms = spectral_norm(ordered(jnp.stack([_padded(matmul(E.T, Uh), E.T), _padded(matmul(U.T, E).T, E.T), E.T]), u))
     rows = jnp.linalg.norm(E, axis=1)
     through = jnp.linalg.norm(matmul(E, V), axis=1)
     share = jnp.linalg.norm(U, axis=1)

@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxspec.completion.panel.arms import matmul
 from jaxspec.completion.panel.design import Design
 from jaxspec.completion.panel.row_errors import column_noise
+from jaxspec.linalg.normalisation import matmul
 
 SIGN = (-1.0, 1.0)
 SAMPLED_ROWS = 64
 RIDGE = 1e-3
 LEAST_SHARE = 0.1
+_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def error_sizes(W: Bool[Array, "2 n m"], designs: Design) -> Float[Array, "n m"]:
@@ -121,17 +122,19 @@ def unit_variances(
         The variances.
     """
     w = W.astype(designs.rows.dtype)
-    g = jnp.einsum("m,amp->ap", periods, designs.rows)
-    coefficients = jnp.einsum("anpq,aq->anp", designs.row_inverse, g)
+    g = jnp.einsum("m,amp->ap", periods, designs.rows, precision=_HIGHEST)
+    coefficients = jnp.einsum("anpq,aq->anp", designs.row_inverse, g, precision=_HIGHEST)
     sign = jnp.array(SIGN, w.dtype)[:, None, None]
     own = jnp.sum(sign * w * matmul(coefficients, designs.rows.mT), axis=0) * error_sizes(W, designs)
     if correlation is None:
-        C = jnp.einsum("m,ampq->apq", periods**2, jax.vmap(column_noise)(w, designs))
+        C = jnp.einsum("m,ampq->apq", periods**2, jax.vmap(column_noise)(w, designs), precision=_HIGHEST)
         shared = jnp.sum(jnp.sum(matmul(designs.columns, C) * designs.columns, axis=-1), axis=0)
     else:
-        scores = jnp.einsum("anm,ampq,anq->nmap", sign * w * periods, designs.column_inverse, designs.columns)
+        scores = jnp.einsum(
+            "anm,ampq,anq->nmap", sign * w * periods, designs.column_inverse, designs.columns, precision=_HIGHEST
+        )
         scores = (scores * error_sizes(W, designs)[..., None, None]).reshape(*w.shape[1:], -1)
-        C = jnp.einsum("kjp,jl,klq->pq", scores, correlation, scores, optimize="optimal")
+        C = jnp.einsum("kjp,jl,klq->pq", scores, correlation, scores, optimize="optimal", precision=_HIGHEST)
         both = jnp.concatenate([designs.columns[0], designs.columns[1]], axis=1)
         shared = jnp.maximum(jnp.sum(matmul(both, C) * both, axis=1), 0)
     return variance(own, correlation) + shared

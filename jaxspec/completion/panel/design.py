@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxspec.completion.panel.arms import Arm, Factors, matmul
+from jaxspec.completion.panel.arms import Arm, Factors
 from jaxspec.completion.panel.refine import degrees_of_freedom, normal_matrices
 from jaxspec.linalg import eigh, ordered
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.solvers.loop import CONVERGED, RUNNING, iterate
 
 

@@ -19,6 +19,7 @@ from jaxspec.completion.panel.student import two_sided_quantile
 from jaxspec.completion.scaled import data_scale
 from jaxspec.linalg import ordered
 from jaxspec.linalg.concrete import is_concrete
+from jaxspec.linalg.normalisation import matmul
 
 LEAST_RATIO = 2.0
 ARMS = ("untreated", "treated")
@@ -243,7 +244,7 @@ def _effects(data: Panel, numbers: Numbers, asked: Asked, static: Static, report
     study = Study(Y, data.D, data.observed, fitted, static.center, report)
     shares = _period_weights(fitted, report.overlap)
     A0, A1 = fitted.outcomes()
-    tau = jnp.where(fit.identified, (A1 - A0) @ shares, jnp.nan)
+    tau = jnp.where(fit.identified, matmul(A1 - A0, shares), jnp.nan)
     se, df, averages = uncertainty(study, tau, shares, asked)
     if static.sweeps == 0:
         nan = jnp.full_like(se, jnp.nan)

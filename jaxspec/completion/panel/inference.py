@@ -11,6 +11,7 @@ from jaxspec.completion.panel import inputs
 from jaxspec.completion.panel.result import PanelEffects, PanelFit
 from jaxspec.completion.panel.student import outside, two_sided_quantile
 from jaxspec.linalg.concrete import is_concrete
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.orthonormal import orthonormal_basis
 from jaxspec.linalg.scaling import power_of_two_scale
 
@@ -171,7 +172,7 @@ def _one_unit(y: Array, d: Array, seen: Array, basis: Array, asked: tuple) -> tu
     order = jnp.argsort(~seen, stable=True)
     count = jnp.sum(seen)
     q, _ = orthonormal_basis(basis * w[:, None])
-    free = lambda x: x - q @ (q.T @ x)  # noqa: E731
+    free = lambda x: x - matmul(q, matmul(q.T, x))  # noqa: E731
     ry, rd = free(y)[order], free(d.astype(y.dtype))[order]
     treated = (d.astype(y.dtype))[order]
     power = jnp.sum(rd**2)
@@ -180,7 +181,7 @@ def _one_unit(y: Array, d: Array, seen: Array, basis: Array, asked: tuple) -> tu
     shifts = jnp.arange(m)
     places = (jnp.arange(m)[:, None] + shifts) % jnp.maximum(count, 1)
     inside = (jnp.arange(m) < count).astype(y.dtype)
-    moved = lambda x: (treated * inside) @ x[places]  # noqa: E731
+    moved = lambda x: matmul(treated * inside, x[places])  # noqa: E731
     sy, sd = moved(ry), moved(rd)
 
     def p_value(theta: Array) -> Array:

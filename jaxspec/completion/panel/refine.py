@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxspec.completion.panel.arms import Arm, Factors, matmul
+from jaxspec.completion.panel.arms import Arm, Factors
 from jaxspec.linalg import decompositions
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.solvers.loop import CONVERGED, RUNNING, iterate
 from jaxspec.solvers.stopping import safe_ratio
 

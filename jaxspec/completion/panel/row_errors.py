@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxspec.completion.panel.arms import Arm, Factors, matmul
+from jaxspec.completion.panel.arms import Arm, Factors
 from jaxspec.completion.panel.design import Design
+from jaxspec.linalg.normalisation import matmul
 
 
 def one_step_row_errors(arm: Arm, factors: Factors, phat: Float[Array, "n _"]) -> Float[Array, " n"]:
@@ -43,7 +44,7 @@ def refined_row_errors(W: Float[Array, "n m"], design: Design) -> Float[Array, "
     """
     m = W.shape[1]
     gram = matmul(design.rows.T, design.rows) / m
-    own = design.variance * jnp.einsum("npq,pq->n", design.row_inverse, gram)
+    own = design.variance * jnp.einsum("npq,pq->n", design.row_inverse, gram, precision="highest")
     middle = jnp.sum(column_noise(W, design), axis=0) / m
     return own + jnp.sum(matmul(design.columns, middle) * design.columns, axis=1)
 
