@@ -50,7 +50,6 @@ UNNAMED_PRECISION = {  # module, or module:function or module:class -> why
     "jaxspec.linalg.orthonormal:_of_numbers": HOST,
     "jaxspec.lora.adapters:AdaptedMatrix": "stands in for a weight of the user's network, at its precision",
     "jaxspec.memory.gordan:_proof": HOST,
-    "jaxspec.memory.lists:solved": "only chooses the competitors to start from",
     "jaxspec.memory.theory:kinematic_cost": HOST,
 }
 

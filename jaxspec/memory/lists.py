@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxspec.linalg.normalisation import matmul
 from jaxspec.memory.associations import Associations, num_competitors, numbers
 from jaxspec.memory.certificates import gap_bounds, proven_bounds, widened
 from jaxspec.memory.hinges import normalised
@@ -115,7 +116,7 @@ def solved(
         nothing_new = (judge(here, upper) == 0) & (lower >= here - 1e-3 * jnp.abs(here))
         return _ListState(found, following, state.iter + 1, jnp.where((status == 0) & nothing_new, STALLED, status))
 
-    hebbian = jnp.matmul(a.y.T * (jnp.arange(p) < n), a.x)
+    hebbian = matmul(a.y.T * (jnp.arange(p) < n), a.x)
     first = looked_at(jnp.where(jnp.any(W0 != 0), W0, hebbian))[1]
     start = Solved(zero, jnp.zeros((p, top), zero.dtype), W0, none, none, first, jnp.zeros((), zero.dtype))
     end = iterate(step, lambda state: state, _ListState(start, first, none, none), max_iter=_MAX_LISTS)
