@@ -76,7 +76,7 @@ def check_feasible(
         max_newton: Newton steps at most; with ``top``, for each list (static).
         max_cg: Hessian products for each of them at most (static).
         top: length of the lists; None: all pairs at once (static). Near the capacity a row has about d^2 / p active
-            competitors, 10 at d = 128; lists of 3 times that number ran out there, lists of 6 times decided.
+            competitors, 9 at d = 128, where lists of 32 left calls open and lists of 64 decided.
         block: competitors at a time in a pass over all pairs; used with ``top`` (static).
         W0: memory to start from, such as that of fewer or more pairs, of any scale; traced. None: 0.
 
