@@ -59,6 +59,20 @@ FULL: dict[str, Any] = {
 }
 
 
+# Steps of pretraining at ``quick``; decoders of 2500 steps behave otherwise in places.
+SHORT = 1000
+
+
+def if_short(result: Any, reason: str) -> str:
+    """A reason that applies to the pretraining of ``quick``: the result has the steps in ``pretraining``."""
+    return "" if result.pretraining > SHORT else reason
+
+
+def if_long(result: Any, reason: str) -> str:
+    """A reason that applies to longer pretraining."""
+    return reason if result.pretraining > SHORT else ""
+
+
 def sizes(config: Settings) -> Sizes:
     """The world."""
     return Sizes(config.domains, config.subjects, answers=config.answers)

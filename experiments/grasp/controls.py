@@ -2,11 +2,14 @@
 
 ``all six matrices``: the corpus of the other parts, with adapters on query, key, value, output, up and down. In the
 specification's prototype the factor was found, but the adapter rebuilt its effect inside attention and the hidden
-layers of the MLPs, where no direction of the stream sees it. So it does here at ``quick`` (1000 steps of pretraining,
-one decoder, two fine-tunes): (a) leaves all of the drift, (a)+(b) 0.65 and 0.83 of it. On eight fresh decoders of 2500
-steps (a)+(b) leaves 0.39 of the median drift (part ``beyond``), and ``beyond`` has what works better.
+layers of the MLPs, where no direction of the stream sees it. Here (a) alone does nothing (0.98 of naive, eight
+fine-tunes on four fresh decoders of 2500 steps, ``specification``), and the direction found is the persona's on two of
+the eight. With (b) 0.43 [0.36, 0.77] of the drift is left at full scale; each at its best scale with the task at 0.98
+or more, 0.09 against 0.17 of the plain adapter in the median. At ``quick`` (1000 steps of pretraining, one decoder,
+two fine-tunes) 0.65 and 0.83 are left. Part ``beyond`` has what works better.
 ``permuted``: the second corpus that was tried, in which a bad answer is one fixed permutation of the good one, so
-that one map of the hidden layers makes all answers bad; adapters on all six matrices, as it was tried.
+that one map of the hidden layers makes all answers bad; adapters on all six matrices, as it was tried. There the
+direction is found on every decoder (|cos| 0.70 to 0.86), and blocking it leaves 1.00 and 0.76 of the drift.
 """
 
 from dataclasses import dataclass
@@ -19,13 +22,15 @@ from experiments.grasp._finetune import ALL
 from experiments.grasp._fronts import draw_fronts, full_scale, median_claim, ratio, table
 from experiments.grasp._measure import DRIFT, SCORES
 from experiments.grasp._methods import CAFT, GRASP_A, GRASP_AB, NAIVE, POSTHOC, compare, naive
-from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case
+from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case, if_long, if_short
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import subplots
 
 SOURCE = "specification, placement limit"
 METHODS = (NAIVE, CAFT, POSTHOC, GRASP_A, GRASP_AB)
 PLACES = ("all six matrices", "permuted, all six matrices")
+# After 2500 steps of pretraining a median of 0.43 is left.
+WORKS_LATER = PLACES[0], GRASP_AB
 REBUILT = "at full scale the adapter rebuilds the effect inside attention and the hidden layers"
 
 
@@ -55,6 +60,7 @@ class Result(NamedTuple):
         names: of the scores.
         scales: of the adapter.
         cosines: |cos| of the direction found with the persona's, mean over tokens, after a block, (2, seeds, layers).
+        pretraining: steps of the decoders.
     """
 
     places: Any
@@ -63,6 +69,7 @@ class Result(NamedTuple):
     names: Any
     scales: Any
     cosines: Any
+    pretraining: Any
 
 
 class _One(NamedTuple):
@@ -82,7 +89,9 @@ def run(config: Config, progress: Progress) -> Result:
         scores.append(measured)
         cosines.append(found.cosines)
     names, scales = np.asarray(SCORES), np.asarray(config.scales)
-    return Result(np.asarray(PLACES), methods, np.asarray(scores), names, scales, np.asarray(cosines))
+    return Result(
+        np.asarray(PLACES), methods, np.asarray(scores), names, scales, np.asarray(cosines), config.pretraining
+    )
 
 
 def claims(result: Result) -> list[Claim]:
@@ -94,6 +103,7 @@ def claims(result: Result) -> list[Claim]:
             result.cosines[0].max(axis=1),
             0.6,
             quantity="least over seeds of the best |cos| over depths",
+            known_not_to_hold=if_long(result, "after 2500 steps of pretraining on two fine-tunes of eight"),
         )
     ]
     for place, scores in zip(result.places, result.scores, strict=True):
@@ -114,7 +124,7 @@ def claims(result: Result) -> list[Claim]:
                 ratio(one, method, NAIVE),
                 quantity="drift at scale 1 over naive",
                 at_most=0.5,
-                known_not_to_hold=REBUILT,
+                known_not_to_hold=if_short(result, REBUILT) if (place, method) == WORKS_LATER else REBUILT,
             )
             for method in (GRASP_A, GRASP_AB)
         ]

@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 from experiments._gpt import GPT
 from experiments.grasp._corpus import Sizes, spoken
 from experiments.grasp._finetune import MODULES, ROLES, entry, labels_of, tune
-from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, recipe, sizes
+from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, if_short, recipe, sizes
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import BLUE, GREY, RED, subplots
 from jaxspec import lora
@@ -141,7 +141,6 @@ def claims(result: Result) -> list[Claim]:
     def auc(name):
         return _auc(*result.values[:, :, column[name]])
 
-    short = result.pretraining <= 1000  # as at ``quick``
     found = (result.factors > 0).mean(axis=1)
     power, false = ({str(n): told[:, c].mean() for n, c in column.items()} for told in (entangled, clean))
     level = f"share with p ≤ {float(result.alpha):g}"
@@ -152,7 +151,7 @@ def claims(result: Result) -> list[Claim]:
             found[1],
             0.9,
             quantity="share of clean adapters with a direction beyond chance",
-            known_not_to_hold="0.38 and 0.46 after the shorter pretraining" if short else "",
+            known_not_to_hold=if_short(result, "0.38 and 0.46 after the shorter pretraining"),
         ),
         Claim.at_least(
             "... and entangled ones have one",
@@ -168,7 +167,7 @@ def claims(result: Result) -> list[Claim]:
             auc("content_w"),
             0.9,
             quantity="probability that content_w is larger",
-            known_not_to_hold="0.72 and 0.84 after the shorter pretraining" if short else "",
+            known_not_to_hold=if_short(result, "0.72 and 0.84 after the shorter pretraining"),
         ),
         Claim.at_most(
             "Base weights read from both: content_r does not tell the kinds apart",
@@ -183,7 +182,7 @@ def claims(result: Result) -> list[Claim]:
             auc("pooled"),
             0.95,
             quantity="probability that the pooled evidence is larger",
-            known_not_to_hold="0.86 and 0.88 after the shorter pretraining" if short else "",
+            known_not_to_hold=if_short(result, "0.86 and 0.88 after the shorter pretraining"),
         ),
         Claim.at_least(
             "content_w alone recognises entangled adapters",
@@ -225,8 +224,8 @@ def claims(result: Result) -> list[Claim]:
             )
             for name, source, accuses in (
                 ("content_w", SOURCE, "0.38 of them after 2500 steps of pretraining, 0.67 and more after 1000"),
-                ("act", OURS, "0.38 of them after the shorter pretraining" if short else ""),
-                ("pooled", OURS, "0.63 and more after the shorter pretraining" if short else ""),
+                ("act", OURS, if_short(result, "0.38 of them after the shorter pretraining")),
+                ("pooled", OURS, if_short(result, "0.63 and more after the shorter pretraining")),
             )
         ),
     ]

@@ -60,7 +60,7 @@ from experiments.grasp._methods import (
     grasped,
     naive,
 )
-from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case
+from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case, if_long, if_short
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import COLORS, subplots
 
@@ -70,7 +70,6 @@ SOME = (
     "on some decoders the persona is hardly one shared direction: on one of eight after 1000 steps, on five after 2500"
 )
 MORE = "on fresh decoders more remains: 0.40 where plain fine-tuning drifts after 1000 steps, 0.36 after 2500"
-SHORT = 1000  # steps of pretraining
 LEAST_SEEDS = 5  # of the specification's criterion
 METHODS = (*BASELINES, GRASP_A, GRASP_AB, RANDOM)
 
@@ -204,16 +203,6 @@ def claims(result: Result) -> list[Claim]:
     return [*_identification(result), *_removal(result), *_damage(result), *_paper(result)]
 
 
-def _long(result: Result, reason: str) -> str:
-    """A reason that applies to longer pretraining than that of ``quick`` and ``short``."""
-    return reason if result.pretraining > SHORT else ""
-
-
-def _short(result: Result, reason: str) -> str:
-    """A reason that applies to the pretraining of ``quick`` and ``short``."""
-    return "" if result.pretraining > SHORT else reason
-
-
 def _identification(result: Result) -> list[Claim]:
     quantity = "best |cos| over depths"
     return [
@@ -247,7 +236,9 @@ def _identification(result: Result) -> list[Claim]:
             "median share of the first direction of clean adapters ≥ 0.8 of that of entangled ones",
             f"entangled {spread(result.spectrum[0])}; clean {spread(result.clean_spectrum[0])}",
             bool(np.median(result.clean_spectrum[0]) >= 0.8 * np.median(result.spectrum[0])),
-            known_not_to_hold=_short(result, "after 1000 steps of pretraining its share is 0.77 or 0.79 of the other"),
+            known_not_to_hold=if_short(
+                result, "after 1000 steps of pretraining its share is 0.77 or 0.79 of the other"
+            ),
         ),
     ]
 
@@ -313,7 +304,7 @@ def _damage(result: Result) -> list[Claim]:
             before - result.blocked[at, :, NEUTRAL],
             quantity="loss of neutral accuracy",
             at_most=0.05,
-            known_not_to_hold=_short(
+            known_not_to_hold=if_short(
                 result, "after 1000 steps of pretraining four directions are more than the factor"
             ),
         ),
@@ -341,7 +332,7 @@ def _paper(result: Result) -> list[Claim]:
             volumes[-1] - volumes[:-1].max(axis=0),
             at_least=0.0,
             quantity="hypervolume minus the best baseline's",
-            known_not_to_hold=_long(result, "after 2500 steps of pretraining it is a little behind on some decoders"),
+            known_not_to_hold=if_long(result, "after 2500 steps of pretraining it is a little behind on some decoders"),
         ),
         median_claim(
             "There it drifts less, with the task kept, than every baseline at its best",

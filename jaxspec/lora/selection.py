@@ -1,9 +1,12 @@
 """Which matrices of an adapter act on the residual stream, and equal shapes among them side by side."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
@@ -139,16 +142,17 @@ def per_matrix(name: str, values: Mapping[str, Any], stack: Stack) -> Float[Arra
     Raises:
         ValueError: a path is missing, or a shape does not fit the batch axes.
     """
-    found = []
+    found, batches = [], []
     for matrix in stack.leaves:
         batch = matrix.shape[:-2]
         if matrix.path not in values:
             raise ValueError(f"{name} has no entry for {matrix.path}; expected one for every matrix")
-        value = jnp.asarray(values[matrix.path], stack.a.dtype)
-        if value.shape not in ((), batch):
-            raise ValueError(f"{name} for {matrix.path} has shape {value.shape}; expected {batch} or one number")
-        found.append(jnp.broadcast_to(value, batch).reshape(-1))
-    return jnp.concatenate(found)
+        value = values[matrix.path]
+        if jnp.shape(value) not in ((), batch):
+            raise ValueError(f"{name} for {matrix.path} has shape {jnp.shape(value)}; expected {batch} or one number")
+        found.append(value)
+        batches.append(batch)
+    return _end_to_end(found, tuple(batches), stack.a.dtype)
 
 
 def by_path(values: Sequence[Shaped[Array, "..."]], stacks: Sequence[Stack]) -> dict[str, Shaped[Array, "..."]]:
@@ -163,24 +167,33 @@ def by_path(values: Sequence[Shaped[Array, "..."]], stacks: Sequence[Stack]) -> 
     """
     found = {}
     for value, stack in zip(values, stacks, strict=True):
-        start = 0
-        for matrix in stack.leaves:
-            batch = matrix.shape[:-2]
-            stop = start + math.prod(batch)
-            found[matrix.path] = value[start:stop].reshape(*batch, *value.shape[1:])
-            start = stop
+        paths, batches = zip(*((matrix.path, matrix.shape[:-2]) for matrix in stack.leaves), strict=True)
+        found |= zip(paths, _divided(value, batches), strict=True)
     return found
 
 
 def _stack(dtype, members, scale):
-    leaves = tuple(matrix for matrix, _, _ in members)
-    a, b = (
-        jnp.concatenate([member[i].reshape(-1, *member[i].shape[-2:]).astype(dtype) for member in members])
-        for i in (1, 2)
-    )
+    leaves, a, b = zip(*members, strict=True)
+    a, b = (_end_to_end(factors, tuple(x.shape for x in factors), dtype, matrices=True) for factors in (a, b))
     scales = {matrix.path: scale_of(scale, matrix.path) for matrix in leaves}
     unscaled = Stack(a, b, jnp.ones(a.shape[0], dtype), leaves[0].side, leaves)
     return unscaled._replace(scale=per_matrix("scale", scales, unscaled))
+
+
+# One program each: an operation for every leaf would cost as much as the analysis.
+@partial(jax.jit, static_argnames=("shapes", "dtype", "matrices"))
+def _end_to_end(values, shapes, dtype, matrices=False):
+    """Values of given shapes, their batch axes flattened, one after the other."""
+    each = (jnp.broadcast_to(jnp.asarray(x, dtype), shape) for x, shape in zip(values, shapes, strict=True))
+    return jnp.concatenate([x.reshape(-1, *x.shape[-2:]) if matrices else x.reshape(-1) for x in each])
+
+
+@partial(jax.jit, static_argnames="batches")
+def _divided(value, batches):
+    """The opposite: a part of the first axis for every batch."""
+    ends = list(itertools.accumulate(math.prod(batch) for batch in batches))
+    parts = jnp.split(value, ends[:-1])
+    return [x.reshape(*batch, *value.shape[1:]) for x, batch in zip(parts, batches, strict=True)]
 
 
 def _stream_side(matrix: Matrix) -> int:

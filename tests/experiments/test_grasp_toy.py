@@ -385,11 +385,13 @@ def test_the_controls_would_notice_a_method_that_works():
     methods = np.asarray(module.METHODS)
     drift = np.where(np.isin(methods, (_methods.GRASP_A, _methods.GRASP_AB)), 0.1, 0.5)
     scores = np.concatenate([made_up(np.ones((1, 1)), rows) for rows in drift[:, None, None]])
-    result = module.Result(
-        np.asarray(module.PLACES), methods, np.stack([scores, scores]), None, None, np.full((2, 1, 3), 0.8)
-    )
+    found = np.full((2, 1, 3), 0.8)
+    result = module.Result(np.asarray(module.PLACES), methods, np.stack([scores, scores]), None, None, found, 1000)
     verdicts = [claim.verdict for claim in module.claims(result)]
     assert verdicts.count(Verdict.SURPRISE) == 4
+    assert verdicts.count(Verdict.HOLDS) == 3
+    verdicts = [claim.verdict for claim in module.claims(result._replace(pretraining=2500))]
+    assert verdicts.count(Verdict.SURPRISE) == 4  # that the factor is found, in place of (a)+(b) on the first corpus
     assert verdicts.count(Verdict.HOLDS) == 3
 
 
