@@ -21,10 +21,11 @@ def require(name: str, caller: str, extra: str = "experiments") -> ModuleType:
     Example:
         >>> require("no_such_package", "plot", "figures")
         Traceback (most recent call last):
-        ImportError: plot needs no_such_package: pip install 'jaxspec-lab[figures]'
+        ImportError: plot needs no_such_package: pip install 'jaxspec-lab[figures]' (in a checkout: '.[figures]')
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0]
-        raise ImportError(f"{caller} needs {package}: pip install 'jaxspec-lab[{extra}]'") from error
+        advice = f"pip install 'jaxspec-lab[{extra}]' (in a checkout: '.[{extra}]')"
+        raise ImportError(f"{caller} needs {package}: {advice}") from error

@@ -11,6 +11,9 @@ from jaxspec.completion.cross_validation import (
 from jaxspec.completion.fold_in import fold_in
 from jaxspec.completion.group_aware import Game, game, game_path
 from jaxspec.completion.group_reports import (
+    GroupErrors,
+    Intervals,
+    PairedTest,
     adaptive_groups,
     completion_intervals,
     group_errors,
@@ -56,11 +59,14 @@ __all__ = [
     "CompletionResult",
     "Game",
     "GroupChoice",
+    "GroupErrors",
     "Groups",
+    "Intervals",
     "LabelledTable",
     "LambdaChoice",
     "NoiseEstimate",
     "Observations",
+    "PairedTest",
     "PanelData",
     "PanelEffects",
     "PanelFit",

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from jaxspec.checks import check_given, check_key
 from jaxspec.completion import validation
 from jaxspec.completion.group_aware import Game
-from jaxspec.completion.group_layout import layout
+from jaxspec.completion.group_layout import check_groups, layout
 from jaxspec.completion.groups import EVERYONE, Groups, make_groups
-from jaxspec.completion.hold_out import LambdaChoice, choice, hide
+from jaxspec.completion.hold_out import LambdaChoice, choice, continued, hide, warn_at_edge
 from jaxspec.completion.metrics import rmse
 from jaxspec.completion.result import CompletionResult
 from jaxspec.linalg.concrete import is_concrete
@@ -33,9 +34,9 @@ _SIDE_BY_SIDE = 2**28
 def cv_lambda(
     solver: Solver,
     Y: Any,
-    W: Any,
-    lams: Any,
-    key: PRNGKeyArray,
+    W: Any = None,
+    lams: Any = None,
+    key: PRNGKeyArray | None = None,
     frac: float = 0.15,
     *,
     folds: int | None = None,
@@ -44,40 +45,50 @@ def cv_lambda(
 ) -> LambdaChoice:
     """The lam that predicts held-out observed entries best, by hold-out or K-fold cross-validation.
 
-    Error of a split: ``sqrt(sum W (Y - M)^2 / sum W)`` over its hidden entries, M fitted to the others.
+    Error of a split: ``sqrt(sum W (Y - M)^2 / sum W)`` over its hidden entries, M fitted to the others. Subtract the
+    mean of Y, or of its columns, before: the norm shrinks it too, and the best lam is smaller by the ratio of noise to
+    mean.
 
     Args:
         solver: `SoftImpute`, `Game`, or another callable of that form.
         Y: data, (n, d); NaN allowed where not observed.
         W: weights >= 0, 0 = missing; None: 1 where Y is finite.
-        lams: candidates >= 0, (L,); None: 9 values from the solver's ``lambda_max`` down to a hundredth of it.
-        key: randomness of the splits.
+        lams: candidates >= 0, (L,); None: 9 values from the solver's ``lambda_max`` down to a hundredth of it,
+            continued by 9 more, twice at most, while the smallest predicts best (not under a trace). A given list is
+            never continued.
+        key: randomness of the splits; required.
         frac: share of the observed entries to hide, in (0, 1); not used with ``folds``.
         folds: None: hold-out; else every observed entry is hidden in exactly one of this many folds (static).
         splits: number of random hold-outs (static); not used with ``folds``.
         side_by_side: splits solved at once by ``vmap`` (static); None: as many as fit into 256 MiB.
 
     Returns:
-        The choice and the curve it was made from, candidates in descending order.
+        The choice and the curve it was made from, candidates in descending order. A choice at the end of its list has
+        ``at_edge``, and warns.
 
     Raises:
+        TypeError: for a key that is not a typed random key.
         ValueError: for bad input, naming the argument.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from jaxspec.completion import SoftImpute
         >>> Y = jnp.outer(jnp.arange(1.0, 9.0), jnp.arange(1.0, 6.0))
-        >>> cv_lambda(SoftImpute(), Y, None, [10.0, 1.0], jax.random.key(0)).lam
+        >>> cv_lambda(SoftImpute(), Y, None, [10.0, 1.0, 0.0], jax.random.key(0)).lam
         Array(1., dtype=float32)
     """
     Y, W, _ = validation.table(Y, W)
-    lams = _descending(lams, solver, Y, W)
+    given, lams = lams is not None, _descending(lams, solver, Y, W)
     hidden = held_out(W, key, frac, folds, splits)
-    return choice(lams, _errors(solver, Y, W, lams, hidden, _at_once(side_by_side, hidden, lams)))
+    at_once = _at_once(side_by_side, hidden, lams)
+    lams, errors = continued(lambda lams: _errors(solver, Y, W, lams, hidden, at_once), lams, given)
+    result = choice(lams, errors, given)
+    warn_at_edge(result)
+    return result
 
 
 def held_out(
-    W: Float[Array, "n d"], key: PRNGKeyArray, frac: float, folds: int | None, splits: int
+    W: Float[Array, "n d"], key: PRNGKeyArray | None, frac: float, folds: int | None, splits: int
 ) -> Bool[Array, "splits n d"]:
     """Entries to hide, one table per split.
 
@@ -93,7 +104,9 @@ def held_out(
 
     Raises:
         ValueError: for an argument out of range, or too few observed entries.
+        TypeError: for a key that is not a typed random key.
     """
+    check_key(key)
     observed = int(jnp.sum(W > 0)) if is_concrete(W) else None
     if folds is None:
         if not 0 < frac < 1:
@@ -156,6 +169,8 @@ class GroupChoice(NamedTuple):
         lams: values of lam, descending, (L,).
         errors: root mean square errors averaged over the splits, (candidates, L).
         standard_errors: of ``errors`` over the splits; NaN for one split.
+        at_edge: whether ``lam`` is the smallest candidate, or the largest of given ones, so that one outside the list
+            may predict better. False for fewer than three candidates.
     """
 
     groups: Groups
@@ -166,14 +181,15 @@ class GroupChoice(NamedTuple):
     lams: Float[Array, " L"]
     errors: Float[Array, "candidates L"]
     standard_errors: Float[Array, "candidates L"]
+    at_edge: Bool[Array, ""] | bool = False
 
 
 def choose_groups(
     Y: Any,
-    W: Any,
-    groups: Groups,
-    lams: Any,
-    key: PRNGKeyArray,
+    W: Any = None,
+    groups: Groups | None = None,
+    lams: Any = None,
+    key: PRNGKeyArray | None = None,
     frac: float = 0.15,
     *,
     everyone: Sequence[float] = (0.0, 0.5, 1.0),
@@ -193,9 +209,10 @@ def choose_groups(
     Args:
         Y: data, (n, d); NaN allowed where not observed.
         W: weights >= 0, 0 = missing; None: 1 where Y is finite.
-        groups: of the rows; a group of all rows in it is treated as the global group.
-        lams: candidates >= 0, in units of `game_weights`; None: 9 values from the largest ``lambda_max`` down.
-        key: randomness of the splits.
+        groups: of the rows, from `make_groups`; required. A group of all rows in it is treated as the global group.
+        lams: candidates >= 0, in units of `game_weights`; None: 9 values from the largest ``lambda_max`` down,
+            continued as in `cv_lambda`.
+        key: randomness of the splits; required.
         frac: share of the observed entries to hide; not used with ``folds``.
         everyone: factors of the global group to try, >= 0; 0: without it.
         subsets: attributes of each candidate; None: all subsets, the empty one (soft-impute) included.
@@ -206,30 +223,37 @@ def choose_groups(
         max_iter: iterations of each solve at most (static).
 
     Returns:
-        The choice, ready for ``game(Y, W, choice.groups, choice.lam)``, and the whole table behind it.
+        The choice, ready for ``game(Y, W, choice.groups, choice.lam)``, and the whole table behind it. A lam at the end
+        of its list has ``at_edge``, and warns.
 
     Raises:
+        TypeError: for groups that `make_groups` did not build, or a key that is not a typed random key.
         ValueError: for bad input, naming the argument.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> Y = jnp.outer(jnp.arange(1.0, 13.0), jnp.array([1.0, -1.0, 2.0, 1.0]))
+        >>> signal = jnp.outer(jnp.arange(1.0, 13.0), jnp.array([1.0, -1.0, 2.0, 1.0]))
+        >>> Y = 0.2 * signal + jax.random.normal(jax.random.key(1), (12, 4))
         >>> groups = make_groups([range(6), range(6, 12)], 12)
         >>> choice = choose_groups(Y, None, groups, None, jax.random.key(0), splits=1)
         >>> choice.errors.shape  # 2^2 subsets of the two attributes by three weights of a group of all rows, less one
         (11, 9)
     """
+    check_groups(groups)
     Y, W, _ = validation.table(Y, W)
     groups, candidates = _candidates(groups, everyone, subsets)
     factors = np.array([candidate[0] for candidate in candidates])
     solver = Game(layout(groups), ridge, tol, max_iter)
-    if lams is None:
+    given = lams is not None
+    if not given:
         lams = jnp.max(_tops(solver, Y, W, jnp.asarray(factors))) * jnp.logspace(0, -2, 9, dtype=Y.dtype)
     lams = jnp.sort(validation.lambda_grid(lams, Y.dtype))[::-1]
     hidden = held_out(W, key, frac, folds, splits)
-    errors = _candidate_errors(solver, Y, W, lams, hidden, jnp.asarray(factors), at_once=_at_once(None, hidden, lams))
-    tables = [choice(lams, table) for table in errors]
+    options = {"factors": jnp.asarray(factors), "at_once": _at_once(None, hidden, lams)}
+    lams, errors = continued(lambda lams: _candidate_errors(solver, Y, W, lams, hidden, **options), lams, given)
+    tables = [choice(lams, table, given) for table in errors]
     best = int(np.argmin([float(table.noise_level) for table in tables]))
+    warn_at_edge(tables[best])
     return GroupChoice(
         groups=groups.with_factors(factors[best]),
         lam=tables[best].lam,
@@ -239,6 +263,7 @@ def choose_groups(
         lams=lams,
         errors=jnp.stack([table.errors for table in tables]),
         standard_errors=jnp.stack([table.standard_errors for table in tables]),
+        at_edge=tables[best].at_edge,
     )
 
 
@@ -292,7 +317,7 @@ def _tops(solver: Game, Y: Array, W: Array, factors: Float[Array, "candidates G"
 
 @eqx.filter_jit
 def _candidate_errors(
-    solver: Game, Y: Array, W: Array, lams: Array, hidden: Array, factors: Array, *, at_once: int
+    solver: Game, Y: Array, W: Array, lams: Array, hidden: Array, *, factors: Array, at_once: int
 ) -> Float[Array, "candidates splits L"]:
     return jax.lax.map(lambda f: _split_errors(_with_factors(solver, f), Y, W, lams, hidden, at_once), factors)
 
@@ -312,7 +337,13 @@ class NoiseEstimate(NamedTuple):
 
 
 def noise_estimate(
-    solver: Solver, Y: Any, W: Any, lam: float | Float[Array, ""], key: PRNGKeyArray, *, step: float = 0.1
+    solver: Solver,
+    Y: Any,
+    W: Any = None,
+    lam: float | Float[Array, ""] | None = None,
+    key: PRNGKeyArray | None = None,
+    *,
+    step: float = 0.1,
 ) -> NoiseEstimate:
     """``sigma^2 = RSS / (|Omega| - dof)`` with ``dof = <b, M(Y + h b) - M(Y)> / h``, b random signs on the observed.
 
@@ -323,8 +354,8 @@ def noise_estimate(
         solver: as in `cv_lambda`.
         Y: data, (n, d).
         W: weights >= 0, 0 = missing; None: 1 where Y is finite.
-        lam: of the fit, e.g. the one that `cv_lambda` chose.
-        key: randomness of the probe.
+        lam: of the fit, e.g. the one that `cv_lambda` chose; required.
+        key: randomness of the probe; required.
         step: h in units of the root mean square of the observed data.
 
     Returns:
@@ -341,6 +372,8 @@ def noise_estimate(
         >>> 0.08 < float(estimate.sigma) < 0.12
         True
     """
+    check_given(lam=lam)
+    check_key(key)
     Y, W, _ = validation.table(Y, W)
     (lam,) = validation.numbers(Y.dtype, lam=lam)
     validation.positive(step=step)

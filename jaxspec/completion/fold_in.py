@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxspec.checks import check_given
 from jaxspec.completion import validation
-from jaxspec.completion.group_layout import Groups, Layout, layout, take_rows
+from jaxspec.completion.group_layout import Groups, Layout, check_groups, layout, take_rows
 from jaxspec.completion.groups import EVERYONE, level_name
 from jaxspec.completion.result import CompletionResult
 from jaxspec.linalg import eigh
@@ -24,8 +25,8 @@ def fold_in(
     result: CompletionResult,
     groups: Groups,
     Y: Any,
-    W: Any,
-    labels: Any,
+    W: Any = None,
+    labels: Any = None,
     *,
     ridge: float | Float[Array, ""] = 0.0,
 ) -> Float[Array, "m d"]:
@@ -41,8 +42,8 @@ def fold_in(
         groups: of the rows of the fit.
         Y: new rows, (m, d); NaN allowed where not observed.
         W: weights >= 0, (m, d), 0 = missing; None: 1 where Y is finite.
-        labels: which groups the new rows are in: a pandas DataFrame with the columns that the groups came from (unknown
-            or missing labels: in no group of that column), or booleans (m, G).
+        labels: which groups the new rows are in; required: a pandas DataFrame with the columns that the groups
+            came from (unknown or missing labels: in no group of that column), or booleans (m, G).
         ridge: as in the fit.
 
     Returns:
@@ -50,6 +51,7 @@ def fold_in(
 
     Raises:
         ValueError: for shapes that do not fit, or bad values.
+        TypeError: for groups that `make_groups` did not build.
 
     Example:
         >>> import jax.numpy as jnp
@@ -60,6 +62,8 @@ def fold_in(
         >>> fold_in(fit, groups, jnp.array([[2.0, jnp.nan, 6.0]]), None, [[True]]).round(0)
         Array([[2., 4., 6.]], dtype=float32)
     """
+    check_groups(groups)
+    check_given(labels=labels)
     Y, W, dtype = validation.table(Y, W, warn=False)
     M = jnp.asarray(result.M, Y.dtype)
     if M.shape != (groups.n, Y.shape[1]):

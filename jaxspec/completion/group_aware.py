@@ -6,7 +6,6 @@ Reference: Golubovic, Shen, Allen, Zikry, "Group-Aware Matrix Estimation and Lat
 arXiv:2605.20559, 2026 (the class of estimators; scaling, weights and solver are this library's).
 """
 
-import warnings
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxspec.checks import check_given, warn_caller
 from jaxspec.completion import validation
 from jaxspec.completion.group_blocks import group_blocks
-from jaxspec.completion.group_layout import Layout, by_group, layout
+from jaxspec.completion.group_layout import Layout, by_group, check_groups, layout
 from jaxspec.completion.groups import Groups, largest_lambda, weights_of
 from jaxspec.completion.result import CompletionResult, MatrixState
 from jaxspec.completion.table_problem import Run, TableProblem, accurate_engine, finished, scaled_problem
@@ -26,22 +26,22 @@ from jaxspec.solvers import ADMMState, Block, Displacement, Gap, consensus_admm
 from jaxspec.solvers.loop import CONVERGED, as_traced
 from jaxspec.solvers.penalties import limit_of
 from jaxspec.solvers.state import initial_state
-from jaxspec.solvers.stopping import safe_ratio
+from jaxspec.solvers.stopping import default_tol, safe_ratio
 
 Number = float | int | Float[Array, ""]
 
 
 def game(
     Y: Any,
-    W: Any,
-    groups: Groups,
-    lam: Any,
+    W: Any = None,
+    groups: Groups | None = None,
+    lam: Any = None,
     *,
     ridge: Number = 0.0,
     over_relaxation: Number = 1.6,
     penalty: Any = Displacement(),  # noqa: B008 (frozen)
     rho: Number | None = None,
-    tol: Number = 1e-5,
+    tol: Number | None = None,
     max_iter: int = 2000,
     check_every: int = 10,
     init: Any = None,
@@ -58,14 +58,17 @@ def game(
         Y: data, (n, d); NaN allowed where not observed. float16 and bfloat16 are computed in float32 and cast back,
             integers become float32.
         W: weights >= 0, (n, d), 0 = missing (boolean or numbers); None: 1 where Y is finite.
-        groups: of the rows, from `make_groups`. Rows in no group keep their observed entries; the others become 0.
-        lam: >= 0, in the units of Y times those of W: a number (``lambda_g = lam * game_weights(W, groups)``, so about
-            the noise level) or (G,), used as given. A group of weight 0 is left out.
+        groups: of the rows, from `make_groups`; required. Rows in no group keep their observed entries; the others
+            become 0.
+        lam: >= 0, in the units of Y times those of W; required: a number (``lambda_g = lam * game_weights(W, groups)``,
+            so about the noise level) or (G,), used as given. A group of weight 0 is left out. The norms shrink towards
+            0, so subtract the means of the columns before, as `fit_table` does. See `cv_lambda`.
         ridge: >= 0, in the units of W.
         over_relaxation: in (0, 2).
         penalty: policy, see `jaxspec.solvers.penalties`.
         rho: first penalty, in the units of W; None: the mean over groups of ``lambda_g / ||S_g Y||_2``.
-        tol: relative duality gap at which to stop. float32 cannot promise less than 1e-5.
+        tol: relative duality gap at which to stop; None: 1e-5 in float64, 1e-4 in float32, where rounding leaves gaps
+            of 1e-6 to 1e-4, the more the larger the mean of the data.
         max_iter: iterations at most (static).
         check_every: iterations between two looks at the gap, each of which costs one SVD per group (static).
         init: None: start at 0; an (n, d) array; or a `CompletionResult` for the same groups, with its duals and
@@ -76,11 +79,12 @@ def game(
         validate: whether to look at the values of Y and W (static). Under `jax.jit` the check gathers sharded data.
 
     Returns:
-        The completion with its certificate. A run that did not converge says so in ``status``. Slow are instances at
-        which lam sits where the ranks of several groups change at once: singular values of about 1e-5 at the optimum,
-        whose duals have norm lambda_g all the same. There the gap creeps while M is long settled (a 24 x 5 case of that
-        kind: M within 1e-6 of the optimal value after 100 iterations, the gap below 1e-6 after 1100; 10% less lam: gap
-        1e-8 after 110). A ridge, a slightly other lam, or a looser tol avoids it. All missing: zeros and status 4.
+        The completion with its certificate. A run that did not converge says so in ``status`` and ``stalled``. Slow are
+        instances at which lam sits where the ranks of several groups change at once: singular values of about 1e-5 at
+        the optimum, whose duals have norm lambda_g all the same. There the gap creeps while M is long settled (a 24 x 5
+        case of that kind: M within 1e-6 of the optimal value after 100 iterations, the gap below 1e-6 after 1100; 10%
+        less lam: gap 1e-8 after 110). A ridge, a slightly other lam, or a looser tol avoids it. All missing: zeros and
+        status 4.
 
     Raises:
         ValueError: for bad input, naming the argument.
@@ -94,6 +98,8 @@ def game(
         >>> float(result.M[2, 1].round(1))
         6.0
     """
+    check_groups(groups)
+    check_given(lam=lam)
     Y, W, dtype = validation.table(Y, W, validate=validate)
     (lam,) = validation.numbers(Y.dtype, lam=lam)
     if lam.shape not in ((), (len(groups),)):
@@ -110,14 +116,14 @@ def game(
 
 def game_path(
     Y: Any,
-    W: Any,
-    groups: Groups,
-    lams: Any,
+    W: Any = None,
+    groups: Groups | None = None,
+    lams: Any = None,
     *,
     ridge: Number = 0.0,
     over_relaxation: Number = 1.6,
     penalty: Any = Displacement(),  # noqa: B008 (frozen)
-    tol: Number = 1e-5,
+    tol: Number | None = None,
     max_iter: int = 2000,
     check_every: int = 10,
     svt: str = "auto",
@@ -129,7 +135,8 @@ def game_path(
         Y: as in `game`.
         W: as in `game`.
         groups: as in `game`.
-        lams: >= 0, (L,), best descending from `groups.lambda_max`: ``lambda_g = lam * game_weights(W, groups)``.
+        lams: >= 0, (L,), best descending from `groups.lambda_max`: ``lambda_g = lam * game_weights(W, groups)``;
+            required.
         ridge: as in `game`.
         over_relaxation: as in `game`.
         penalty: as in `game`.
@@ -154,6 +161,8 @@ def game_path(
         >>> result.M.shape, float(abs(result.M[0]).max())
         ((2, 4, 4), 0.0)
     """
+    check_groups(groups)
+    check_given(lams=lams)
     Y, W, dtype = validation.table(Y, W, validate=validate)
     lams = validation.lambda_grid(lams, Y.dtype)
     where = _layout(groups, Y, validate)
@@ -162,6 +171,13 @@ def game_path(
     lams = _weighted(lams, W, where, where.factors)
     result = path(Y, W, where, lams, _start(None, Y, where, None), method, static=static)
     return eqx.tree_at(lambda r: r.M, result, result.M.astype(dtype))
+
+
+def _as_layout(groups: Any) -> Layout:
+    if isinstance(groups, Layout):
+        return groups
+    check_groups(groups)
+    return layout(groups)
 
 
 class Game(eqx.Module):
@@ -174,7 +190,7 @@ class Game(eqx.Module):
         max_iter: as in `game` (static).
     """
 
-    where: Layout = eqx.field(converter=lambda groups: layout(groups) if isinstance(groups, Groups) else groups)
+    where: Layout = eqx.field(converter=_as_layout)
     ridge: Number = eqx.field(converter=jnp.asarray, default=0.0)
     tol: Number = eqx.field(converter=jnp.asarray, default=1e-3)
     max_iter: int = eqx.field(static=True, default=2000)
@@ -212,7 +228,7 @@ class _Static(NamedTuple):
 
 
 def _method(dtype: Any, ridge: Any, over_relaxation: Any, penalty: Any, tol: Any) -> _Method:
-    ridge, tol = validation.numbers(dtype, ridge=ridge, tol=tol)
+    ridge, tol = validation.numbers(dtype, ridge=ridge, tol=default_tol(tol, dtype, single=1e-4, double=1e-5))
     validation.options(None, None, over_relaxation, None, None)
     return _Method(ridge, jnp.asarray(over_relaxation, dtype), as_traced(penalty, dtype), tol)
 
@@ -226,8 +242,7 @@ def _layout(groups: Groups, Y: Array, validate: bool) -> Layout:
     if validate and not covered.all():
         alone = np.flatnonzero(~covered)
         shown = ", ".join(map(str, alone[:5])) + (", ..." if alone.size > 5 else "")
-        text = f"rows in no group: {shown}; their observed entries stay as they are, the others are 0"
-        warnings.warn(text, UserWarning, stacklevel=3)
+        warn_caller(f"rows in no group: {shown}; their observed entries stay as they are, the others are 0")
     return layout(groups)
 
 

@@ -73,6 +73,25 @@ class Groups:
         return dataclasses.replace(self, factors=values)
 
 
+def check_groups(groups: Any) -> None:
+    """Raise `TypeError` unless ``groups`` came from `make_groups`.
+
+    Args:
+        groups: what the caller gave.
+
+    Raises:
+        TypeError: for anything else, such as a list of rows, a frame of labels, or the layout of groups.
+
+    Example:
+        >>> check_groups([[0, 1], [2]])
+        Traceback (most recent call last):
+        TypeError: groups is a list; expected Groups, which make_groups(groups, n) builds from rows or labels
+    """
+    if not isinstance(groups, Groups):
+        given = "None" if groups is None else f"a {type(groups).__name__}"
+        raise TypeError(f"groups is {given}; expected Groups, which make_groups(groups, n) builds from rows or labels")
+
+
 def checked_rows(index: int, group: Any, n: int) -> np.ndarray:
     """Rows of a group as integers.
 
@@ -92,7 +111,8 @@ def checked_rows(index: int, group: Any, n: int) -> np.ndarray:
     if rows.size == 0:
         return np.zeros(0, np.int64)
     if not np.issubdtype(rows.dtype, np.integer):
-        raise TypeError(f"groups[{index}] must hold integer row indices, got dtype {rows.dtype}")
+        labels = "; labels belong into a pandas DataFrame or Series" if rows.dtype.kind in "OSUT" else ""
+        raise TypeError(f"groups[{index}] must hold integer row indices, got dtype {rows.dtype}{labels}")
     bad = (rows < 0) | (rows >= n)
     if bad.any():
         raise ValueError(f"groups[{index}] holds a row outside 0..{n - 1}: {rows[bad][0]}")

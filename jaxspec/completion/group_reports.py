@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxspec.checks import check_given
 from jaxspec.completion import validation
 from jaxspec.completion.cross_validation import Solver, held_out
-from jaxspec.completion.group_layout import Groups, Layout, by_group, layout
+from jaxspec.completion.group_layout import Groups, Layout, by_group, check_groups, layout
 from jaxspec.linalg import singular_values
 from jaxspec.linalg.scaling import power_of_two_scale
 from jaxspec.solvers.stopping import safe_ratio
 
 
 class GroupErrors(NamedTuple):
-    """Errors of the rows of each group; 0 for a group in which no entry counts.
+    """Result of `group_errors`: errors of the rows of each group; 0 for a group in which no entry counts.
 
     Attributes:
         rmse: root mean square error, in the units of the data, (G,).
@@ -41,10 +42,11 @@ def group_errors(Mhat: Any, M: Any, groups: Groups, where: Any = None) -> GroupE
         where: entries that count; None: those at which M is finite.
 
     Returns:
-        The errors.
+        A `GroupErrors`: ``rmse``, ``relative`` and ``count`` of each group.
 
     Raises:
         ValueError: for shapes that do not fit.
+        TypeError: for groups that `make_groups` did not build.
 
     Example:
         >>> import jax.numpy as jnp
@@ -52,6 +54,7 @@ def group_errors(Mhat: Any, M: Any, groups: Groups, where: Any = None) -> GroupE
         >>> group_errors(jnp.ones((3, 2)), jnp.zeros((3, 2)), make_groups([[0, 1], [2]], 3)).rmse
         Array([1., 1.], dtype=float32)
     """
+    check_groups(groups)
     M, where, _ = validation.table(M, where, warn=False, names=("M", "where"))
     Mhat = jnp.asarray(Mhat, M.dtype)
     if Mhat.shape != M.shape or M.shape[0] != groups.n:
@@ -77,7 +80,8 @@ class PairedTest(NamedTuple):
         second: of the second one.
         gain: mean square error of the second minus that of the first: > 0 where the first predicts better.
         standard_error: of ``gain``, over rows (the entries of a row share their group and their factors).
-        z: gain over standard error; beyond 2 the difference is more than chance.
+        z: gain over standard error: > 0 where the first solver predicts better, < 0 where the second does; beyond 2 in
+            size the difference is more than chance.
     """
 
     first: Float[Array, ""]
@@ -88,7 +92,14 @@ class PairedTest(NamedTuple):
 
 
 def paired_hold_out(
-    first: Solver, second: Solver, Y: Any, W: Any, lams: Sequence[Any], key: PRNGKeyArray, *, folds: int = 5
+    first: Solver,
+    second: Solver,
+    Y: Any,
+    W: Any = None,
+    lams: Sequence[Any] | None = None,
+    key: PRNGKeyArray | None = None,
+    *,
+    folds: int = 5,
 ) -> PairedTest:
     """Whether one solver predicts better than another, on the same held-out entries: does a group help?
 
@@ -101,12 +112,13 @@ def paired_hold_out(
         second: solver, e.g. `SoftImpute`, or `Game` without the group.
         Y: data, (n, d); NaN allowed where not observed.
         W: weights >= 0, 0 = missing; None: 1 where Y is finite.
-        lams: lam of the first and of the second.
-        key: randomness of the folds.
+        lams: lam of the first and of the second; required.
+        key: randomness of the folds; required.
         folds: number of folds, >= 2 (static).
 
     Returns:
-        The comparison.
+        A `PairedTest`: both errors, the gain, its standard error, and z, which is positive where the first solver
+        predicts better.
 
     Raises:
         ValueError: for bad input, naming the argument.
@@ -121,6 +133,7 @@ def paired_hold_out(
         >>> bool(test.z > 2)
         True
     """
+    check_given(lams=lams)
     Y, W, _ = validation.table(Y, W)
     both = validation.lambda_grid(jnp.stack([jnp.asarray(lam, Y.dtype) for lam in lams]), Y.dtype)
     if both.size != 2:
@@ -160,10 +173,11 @@ class Intervals(NamedTuple):
     """Result of `completion_intervals`.
 
     Attributes:
-        lower: (n, d).
-        upper: (n, d).
-        M: the completion that they are centred at, fitted without the calibration entries.
-        radius: half their width.
+        lower: lower ends, ``M - radius``, in the units of the data, (n, d).
+        upper: upper ends, ``M + radius``, (n, d).
+        M: the completion that they are centred at, fitted without the calibration entries, (n, d).
+        radius: half their width, one number for the table, in the units of the data; infinite where there are too few
+            calibration entries.
     """
 
     lower: Float[Array, "n d"]
@@ -173,7 +187,14 @@ class Intervals(NamedTuple):
 
 
 def completion_intervals(
-    solver: Solver, Y: Any, W: Any, lam: Any, key: PRNGKeyArray, *, level: float = 0.9, frac: float = 0.2
+    solver: Solver,
+    Y: Any,
+    W: Any = None,
+    lam: Any = None,
+    key: PRNGKeyArray | None = None,
+    *,
+    level: float = 0.9,
+    frac: float = 0.2,
 ) -> Intervals:
     """``M +- q`` with q the ``ceil((m + 1) level)``-th smallest of m held-out ``|Y - M|``: split conformal prediction.
 
@@ -185,13 +206,14 @@ def completion_intervals(
         solver: as in `cv_lambda`.
         Y: data, (n, d); NaN allowed where not observed.
         W: weights >= 0, 0 = missing; None: 1 where Y is finite.
-        lam: of the fit, chosen without the hidden entries or on other data.
-        key: randomness of the calibration entries.
+        lam: of the fit, chosen without the hidden entries or on other data; required.
+        key: randomness of the calibration entries; required.
         level: probability of coverage, in (0, 1).
         frac: share of the observed entries to calibrate on.
 
     Returns:
-        The intervals; infinite where there are too few calibration entries for the level.
+        An `Intervals`: ``lower`` and ``upper`` for every entry of the table, their centre ``M`` and half-width
+        ``radius``, which is infinite where there are too few calibration entries for the level.
 
     Raises:
         ValueError: for bad input, naming the argument.
@@ -209,6 +231,7 @@ def completion_intervals(
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
+    check_given(lam=lam)
     Y, W, _ = validation.table(Y, W)
     (lam,) = validation.numbers(Y.dtype, lam=lam)
     hidden = held_out(W, key, frac, None, 1)[0]
@@ -254,6 +277,7 @@ def adaptive_groups(M: Any, groups: Groups, *, power: float = 1.0) -> Groups:
     Reference:
         The adaptive lasso of Zou (2006) for nuclear norms; whether it predicts better is for `paired_hold_out` to say.
     """
+    check_groups(groups)
     M = jnp.asarray(M, jnp.result_type(M, jnp.float32))
     if M.ndim != 2 or M.shape[0] != groups.n:
         raise ValueError(f"M must have {groups.n} rows, got shape {M.shape}")

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from jaxspec.completion import validation
-from jaxspec.completion.group_layout import Groups, Layout, by_group, checked_rows, layout, memberships
+from jaxspec.completion.group_layout import Groups, Layout, by_group, check_groups, checked_rows, layout, memberships
 from jaxspec.linalg import spectral_norm, top_svd
 from jaxspec.linalg.normalisation import matmul
 
@@ -31,9 +31,9 @@ def make_groups(
     """Groups of the n rows of a table.
 
     Args:
-        groups: row indices of each group, a sequence of sequences; or a pandas DataFrame with one row per row of the
-            table: every level of every column is a group, and a missing label puts the row into no group of that
-            column.
+        groups: row indices of each group, a sequence of sequences; or a pandas DataFrame of labels with one row per row
+            of the table: every level of every column is a group, and a missing label puts the row into no group of that
+            column; or a pandas Series of labels, which is one column.
         n: number of rows.
         pad_ratio: largest ratio of padded to true size inside a bucket, >= 1. Never changes a result.
         min_size: smaller groups are left empty (index arrays) or out (DataFrame).
@@ -43,9 +43,9 @@ def make_groups(
         The groups.
 
     Raises:
-        ValueError: for an index out of range or repeated inside a group, a DataFrame of another length, or an option
-            out of range.
-        TypeError: for indices that are not integers.
+        ValueError: for an index out of range or repeated inside a group, labels of another length, or an option out of
+            range.
+        TypeError: for indices that are not integers, such as labels in a list or an array.
 
     Example:
         >>> make_groups([[0, 1, 2], [2, 3]], 4).names
@@ -59,6 +59,8 @@ def make_groups(
         raise ValueError(f"min_size must be at least 1, got {min_size}")
     if everyone is not None and not 0 <= everyone < float("inf"):
         raise ValueError(f"everyone must be non-negative and finite (or None), got {everyone}")
+    if hasattr(groups, "to_frame") and hasattr(groups, "iloc"):
+        groups = groups.to_frame("label" if groups.name is None else groups.name)
     if hasattr(groups, "columns") and hasattr(groups, "iloc"):
         rows, names, attributes = _from_labels(groups, n, min_size)
     else:
@@ -151,6 +153,7 @@ def game_weights(W: Any, groups: Groups) -> Float[Array, " G"]:
         >>> game_weights(jnp.ones((4, 4)), make_groups([[0, 1, 2, 3]], 4))
         Array([4.], dtype=float32)
     """
+    check_groups(groups)
     W = jnp.asarray(W)
     _check_rows("W", W, groups)
     where = layout(groups)
@@ -180,6 +183,7 @@ def lambda_max(Y: Any, W: Any = None, groups: Groups | None = None) -> Float[Arr
     Y, W, _ = validation.table(Y, W)
     if groups is None:
         return spectral_norm(W * Y)
+    check_groups(groups)
     _check_rows("Y", Y, groups)
     where = layout(groups)
     return jax.jit(largest_lambda)(Y, W, where, where.factors)
@@ -234,6 +238,8 @@ def group_sin_theta(Mhat: Any, M: Any, groups: Groups | Layout, rank: int) -> Fl
         >>> group_sin_theta(M.at[2].set(jnp.array([4.0, -3.0])), M, make_groups([[0, 1], [2]], 3), 1)
         Array([0., 1.], dtype=float32)
     """
+    if not isinstance(groups, Layout):
+        check_groups(groups)
     Mhat, M = jnp.asarray(Mhat), jnp.asarray(M)
     Mhat, M = (x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32) for x in (Mhat, M))
     _check_rows("Mhat", Mhat, groups)

@@ -1,6 +1,6 @@
 """Choice of the noise weight lam by hold-out, and observed entries in coordinate form."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -9,10 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from jaxspec.checks import check_key, warn_caller
 from jaxspec.completion import validation
 from jaxspec.completion.metrics import rmse
 from jaxspec.completion.tensor import complete_tensor, lambda_max
 from jaxspec.linalg.concrete import is_concrete
+
+# How often a default grid is continued below its end: data without noise, whose error falls for ever, end soon.
+_CONTINUED = 2
 
 
 class LambdaChoice(NamedTuple):
@@ -22,9 +26,11 @@ class LambdaChoice(NamedTuple):
         lam: the chosen weight, in the units of the data.
         noise_level: root mean square error on the held-out entries at the chosen weight: an upper estimate of the noise
             standard deviation (it holds the error of the completion too).
-        lams: candidates, descending, shape (L,).
+        lams: candidates, descending, shape (L,); of a default grid that was continued, all of them.
         errors: root mean square error on the held-out entries, averaged over the splits, shape (L,).
         standard_errors: of ``errors`` over the splits, shape (L,); NaN for one split.
+        at_edge: whether the choice is the smallest candidate, or the largest of given ones, so that one outside the
+            list may predict better. False for fewer than three candidates, which all are ends.
     """
 
     lam: Float[Array, ""]
@@ -32,6 +38,7 @@ class LambdaChoice(NamedTuple):
     lams: Float[Array, " L"]
     errors: Float[Array, " L"]
     standard_errors: Float[Array, " L"]
+    at_edge: Bool[Array, ""] | bool = False
 
 
 def choose_lam(
@@ -51,13 +58,16 @@ def choose_lam(
 
     Each split hides a random ``fraction`` of the observed entries, completes the rest for every candidate and measures
     the root mean square error on the hidden ones. One compiled solve serves all candidates and splits, run one after
-    the other.
+    the other. Subtract a level that all entries share (``jnp.nanmean(tensor)``) before: the norms shrink it too, and
+    the best lam is smaller by the ratio of noise to level.
 
     Args:
         tensor: as in `complete_tensor`.
         mask: as in `complete_tensor`.
         key: randomness of the splits.
-        lams: candidates > 0 in the units of the data; None: 12 values from ``lambda_max`` down to a thousandth of it.
+        lams: candidates > 0 in the units of the data; None: 12 values from ``lambda_max`` down to a thousandth of it,
+            continued by 12 more, twice at most, while the smallest predicts best (not under a trace). A given list is
+            never continued.
         fraction: share of the observed entries to hide, in (0, 1).
         splits: number of random splits.
         weights: as in `complete_tensor`.
@@ -66,9 +76,10 @@ def choose_lam(
         max_iter: iterations of each solve at most.
 
     Returns:
-        The choice and the curve it was made from.
+        The choice and the curve it was made from. A choice at the end of its list has ``at_edge``, and warns.
 
     Raises:
+        TypeError: for a key that is not a typed random key.
         ValueError: for a fraction outside (0, 1), no split, fewer than two observed entries, a candidate that is not
             positive, or a negative or infinite tol.
     """
@@ -76,10 +87,12 @@ def choose_lam(
         raise ValueError(f"fraction must be in (0, 1), got {fraction}")
     if splits < 1:
         raise ValueError(f"splits must be at least 1, got {splits}")
+    check_key(key)
     tensor, mask, _ = validation.observations(tensor, mask, True)
     if is_concrete(mask) and int(jnp.sum(mask)) < 2:
         raise ValueError(f"mask must hold at least two observed entries, got {int(jnp.sum(mask))}")
-    if lams is None:
+    given = lams is not None
+    if not given:
         lams = lambda_max(tensor, mask) * jnp.logspace(0, -3, 12, dtype=tensor.dtype)
     lams = jnp.sort(jnp.asarray(lams, tensor.dtype))[::-1]
     if is_concrete(lams) and not bool(jnp.all((lams > 0) & jnp.isfinite(lams))):
@@ -87,15 +100,50 @@ def choose_lam(
     hidden = jnp.stack([hide(mask, fraction, split) for split in jax.random.split(key, splits)])
     tol = None if tol is None else validation.numbers(tensor.dtype, tol=tol)[0]
     curve = _Curve(weights, regularizer, tol, max_iter)
-    return choice(lams, _hold_out_errors(tensor, mask, hidden, lams, curve))
+    lams, errors = continued(lambda lams: _hold_out_errors(tensor, mask, hidden, lams, curve), lams, given)
+    result = choice(lams, errors, given)
+    warn_at_edge(result)
+    return result
 
 
-def choice(lams: Float[Array, " L"], errors: Float[Array, "splits L"]) -> LambdaChoice:
+def continued(
+    errors_at: Callable[[Array], Array], lams: Float[Array, " L"], given: bool
+) -> tuple[Float[Array, " L2"], Float[Array, "*candidates splits L2"]]:
+    """Errors at the candidates; a default grid goes on downwards, by as many, while its smallest value predicts best.
+
+    It ends above eps times its largest value, below which the dtype cannot tell lam from 0.
+
+    Args:
+        errors_at: candidates -> errors on the held-out entries, with an axis of splits and one of candidates last.
+        lams: candidates, descending.
+        given: whether they are the caller's, which are never continued.
+
+    Returns:
+        All candidates and their errors.
+    """
+    errors = errors_at(lams)
+    if given or not is_concrete(lams, errors) or len(lams) < 2:
+        return lams, errors
+    first, tables = np.asarray(lams), [errors]
+    grids = [first]
+    for _ in range(_CONTINUED):
+        mean = np.mean(np.concatenate(tables, axis=-1), axis=-2)
+        below = grids[-1] * (first[-1] / first[0]) * (first[-1] / first[-2]) if first[-1] > 0 else first
+        if np.min(mean) < np.min(mean[..., -1]) or below[-1] <= np.finfo(first.dtype).eps * first[0]:
+            break
+        grids.append(below)
+        # The program of the first part serves: the same shapes, other numbers.
+        tables.append(errors_at(jnp.asarray(below)))
+    return jnp.asarray(np.concatenate(grids)), jnp.asarray(np.concatenate(tables, axis=-1))
+
+
+def choice(lams: Float[Array, " L"], errors: Float[Array, "splits L"], given: bool = True) -> LambdaChoice:
     """The candidate of least mean error over the splits.
 
     Args:
         lams: candidates.
         errors: root mean square errors on the held-out entries.
+        given: whether the candidates are the caller's: a default grid starts where the completion is 0 already.
 
     Returns:
         The choice.
@@ -103,7 +151,24 @@ def choice(lams: Float[Array, " L"], errors: Float[Array, "splits L"]) -> Lambda
     mean, splits = jnp.mean(errors, axis=0), errors.shape[0]
     best = jnp.argmin(mean)
     spread = jnp.std(errors, axis=0, ddof=1) / splits**0.5 if splits > 1 else jnp.full_like(mean, jnp.nan)
-    return LambdaChoice(lams[best], mean[best], lams, mean, spread)
+    ends = (best == len(lams) - 1) | (given & (best == 0))
+    return LambdaChoice(lams[best], mean[best], lams, mean, spread, ends & (len(lams) > 2))
+
+
+def warn_at_edge(result: Any) -> None:
+    """Warns of a choice at the end of its list of candidates, where its values are known.
+
+    Args:
+        result: has ``lam``, ``lams`` and ``at_edge``.
+    """
+    if not is_concrete(result.lam, result.at_edge) or not bool(result.at_edge):
+        return
+    lam, count = float(result.lam), len(result.lams)
+    if lam == float(result.lams[-1]):
+        which, advice = "smallest", "a smaller one may predict better. Subtract a large mean, or give smaller lams"
+    else:
+        which, advice = "largest", "a larger one may predict better. Give larger lams"
+    warn_caller(f"the {which} of {count} candidates for lam, {lam:.3g}, predicts best: {advice}")
 
 
 class _Curve(eqx.Module):

@@ -60,7 +60,7 @@ def load_ratings(
         >>> table.values.shape, list(table.labels["age"])
         ((2, 2), ['young', 'old'])
     """
-    pd = require("pandas", "load_ratings")
+    pd = require("pandas", "load_ratings", "tables")
     table = _read(pd, ratings, separator, [user, item, rating])
     labels = _read(pd, users, separator, [user, *(attributes or [])])
     if labels[user].duplicated().any():
@@ -100,7 +100,7 @@ def load_sites(
         >>> list(table.values["oak"]), list(table.labels["habitat"])
         ([3.0, 0.0], ['wood', 'field'])
     """
-    pd = require("pandas", "load_sites")
+    pd = require("pandas", "load_sites", "tables")
     table = _read(pd, path, separator, [*labels, *([] if site is None else [site])])
     if site is not None:
         table = table.set_index(site)
@@ -144,7 +144,7 @@ def load_neurons(
         >>> table.values.shape, list(table.labels["region"])
         ((2, 3), ['V1', 'CA1'])
     """
-    pd = require("pandas", "load_neurons")
+    pd = require("pandas", "load_neurons", "tables")
     if str(activity).endswith(".npy"):
         array = np.load(activity, allow_pickle=False)
         if array.ndim != 2:

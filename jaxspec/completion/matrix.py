@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxspec.checks import check_given
 from jaxspec.completion import validation
 from jaxspec.completion.blocks import unfoldings
 from jaxspec.completion.result import CompletionResult, MatrixState
@@ -24,17 +25,18 @@ from jaxspec.prox import svt
 from jaxspec.solvers import Block, accelerated_proximal_gradient
 from jaxspec.solvers.admm import certificate
 from jaxspec.solvers.loop import stalled_at_rounding
+from jaxspec.solvers.stopping import default_tol
 
 Number = float | int | Float[Array, ""]
 
 
 def soft_impute(
     Y: Any,
-    W: Any,
-    lam: Any,
+    W: Any = None,
+    lam: Any = None,
     *,
     ridge: Number = 0.0,
-    tol: Number = 1e-5,
+    tol: Number | None = None,
     max_iter: int = 1000,
     accelerate: bool = True,
     init: Any = None,
@@ -50,9 +52,11 @@ def soft_impute(
         Y: data, (n, d); NaN allowed where not observed. float16 and bfloat16 are computed in float32 and cast back,
             integers become float32.
         W: weights >= 0, (n, d), 0 = missing (boolean or numbers); None: 1 where Y is finite.
-        lam: >= 0, in the units of Y times those of W. At `groups.lambda_max` and above M is 0.
+        lam: >= 0, in the units of Y times those of W; required. At `groups.lambda_max` and above M is 0. The norm
+            shrinks towards 0, so subtract the mean of Y, or of its columns, before. See `cv_lambda`.
         ridge: >= 0, in the units of W.
-        tol: relative duality gap at which to stop. float32 cannot promise less than 1e-5.
+        tol: relative duality gap at which to stop; None: 1e-5 in float64, 1e-4 in float32, where rounding leaves gaps
+            of 1e-6 to 1e-4, the more the larger the mean of the data.
         max_iter: iterations at most (static).
         accelerate: Nesterov's extrapolation with gradient restart, or none (static).
         init: None: start at 0; an (n, d) array; or a `CompletionResult` to start from.
@@ -61,8 +65,9 @@ def soft_impute(
         validate: whether to look at the values of Y and W (static).
 
     Returns:
-        The completion with its certificate. A run that did not converge says so in ``status``. All missing: zeros and
-        status 4. The objective is differentiable by the envelope theorem only; for derivatives of M use ``"scan"``.
+        The completion with its certificate. A run that did not converge says so in ``status`` and ``stalled``. All
+        missing: zeros and status 4. The objective is differentiable by the envelope theorem only; for derivatives of M
+        use ``"scan"``.
 
     Raises:
         ValueError: for bad input, naming the argument.
@@ -74,6 +79,7 @@ def soft_impute(
         >>> float(soft_impute(Y, None, 0.01).M[2, 1].round(1))
         6.0
     """
+    check_given(lam=lam)
     Y, W, dtype = validation.table(Y, W, validate=validate)
     (lam,) = validation.numbers(Y.dtype, lam=lam)
     if lam.ndim:
@@ -85,11 +91,11 @@ def soft_impute(
 
 def soft_impute_path(
     Y: Any,
-    W: Any,
-    lams: Any,
+    W: Any = None,
+    lams: Any = None,
     *,
     ridge: Number = 0.0,
-    tol: Number = 1e-5,
+    tol: Number | None = None,
     max_iter: int = 1000,
     accelerate: bool = True,
     init: Any = None,
@@ -101,7 +107,7 @@ def soft_impute_path(
     Args:
         Y: as in `soft_impute`.
         W: as in `soft_impute`.
-        lams: >= 0, (L,), best descending from `groups.lambda_max`.
+        lams: >= 0, (L,), best descending from `groups.lambda_max`; required.
         ridge: as in `soft_impute`.
         tol: as in `soft_impute`.
         max_iter: iterations at most for each value (static).
@@ -122,6 +128,7 @@ def soft_impute_path(
         >>> soft_impute_path(Y, None, jnp.array([1.0, 0.5])).M.shape
         (2, 3, 3)
     """
+    check_given(lams=lams)
     Y, W, dtype = validation.table(Y, W, validate=validate)
     lams = validation.lambda_grid(lams, Y.dtype)
     start, method = _prepared(Y, ridge, tol, init)
@@ -171,7 +178,7 @@ class _Static(NamedTuple):
 
 
 def _prepared(Y: Array, ridge: Any, tol: Any, init: Any) -> tuple[Array, _Method]:
-    ridge, tol = validation.numbers(Y.dtype, ridge=ridge, tol=tol)
+    ridge, tol = validation.numbers(Y.dtype, ridge=ridge, tol=default_tol(tol, Y.dtype, single=1e-4, double=1e-5))
     if isinstance(init, CompletionResult):
         init = init.M
     start = jnp.zeros_like(Y) if init is None else validation.start("init", init, Y)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxspec.linalg import singular_values
 from jaxspec.solvers import ADMMInfo, Block
-from jaxspec.solvers.loop import History
+from jaxspec.solvers.loop import STALLED, History
 
 
 class TensorCompletion(eqx.Module):
@@ -19,7 +19,10 @@ class TensorCompletion(eqx.Module):
         duals: W_i, one array per block: subgradients of ``lam alpha_i ||A_i X||_*`` in the limit, with
             ``sum_i A_i^T W_i = -grad`` of the data term. Empty for methods without duals.
         rho: last penalties, one per block.
-        info: how the run ended.
+        info: how the run ended, a `jaxspec.solvers.ADMMInfo`: ``iterations``, ``converged`` (the stopping rule of the
+            method was met: residuals or a gap for `complete_tensor`, a small step, which certifies nothing, for the
+            baselines), ``stalled``, ``status`` (0 iterations used up, 1 converged, 2 stalled at rounding, 3 diverged,
+            4 no observed entry), residuals, ``objective``, ``gap``.
         history: per-iteration ``primal``, ``dual``, ``rho``, ``objective`` (and ``nmse`` with a known truth), or None.
         scale: power of two by which the data were divided.
         state: of the engine in the scaled units, to resume; None for methods that cannot.
@@ -37,9 +40,10 @@ class TensorCompletion(eqx.Module):
 
     @property
     def ranks(self) -> tuple[Array, ...]:
-        """Numerical ranks of the thresholded matrices y_i, one array per block that is a stack of matrices.
+        """Numerical ranks of the thresholded matrices y_i: per block one integer array with a rank per matrix.
 
-        Empty for methods that keep no such matrices.
+        Shape (1,) for an unfolding, which is one matrix; (k,) for a block that stacks k. Empty for methods that keep no
+        such matrices.
         """
         if self.state is None:
             return ()
@@ -79,7 +83,8 @@ class CompletionResult(eqx.Module):
         relative_gap: gap over objective, finite also where they overflow; what the run stopped on.
         iterations: done.
         converged: whether the relative gap reached the tolerance.
-        status: 0 iterations used up, 1 converged, 2 stalled at rounding, 3 diverged, 4 no observed entry (M = 0).
+        status: 0 iterations used up, 1 converged, 2 stalled (at the rounding of the dtype, above the tolerance), 3
+            diverged, 4 no observed entry (M = 0).
         rho: last penalties, one per block; for soft-impute the curvature 1 / step.
         lam: weights of the nuclear norms: (G,) for `game`, a number for soft-impute.
         state: to start another run from, or None.
@@ -95,3 +100,8 @@ class CompletionResult(eqx.Module):
     rho: Float[Array, "*batch m"]
     lam: Float[Array, "..."]
     state: MatrixState | None
+
+    @property
+    def stalled(self) -> Bool[Array, "*batch"]:
+        """Whether the run ended at the rounding of its dtype, above the tolerance: as good as this dtype gives it."""
+        return self.status == STALLED

@@ -22,7 +22,7 @@ from jaxspec.linalg import TopSVD, operator_top_svd
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.scaling import power_of_two_scale
 from jaxspec.solvers import accelerated_proximal_gradient
-from jaxspec.solvers.loop import CONVERGED, EMPTY, stalled_at_rounding
+from jaxspec.solvers.loop import CONVERGED, EMPTY, STALLED, stalled_at_rounding
 from jaxspec.solvers.stopping import safe_ratio
 
 # Entries per step of a product: large enough to hide the loop, small enough for the cache.
@@ -141,6 +141,11 @@ class SparseCompletion(eqx.Module):
     capped: Bool[Array, ""]
     lam: Float[Array, ""]
     basis: Float[Array, "d w"]
+
+    @property
+    def stalled(self) -> Bool[Array, ""]:
+        """Whether the run ended at the rounding of its dtype, above the tolerance: as good as this dtype gives it."""
+        return self.status == STALLED
 
     def at(self, rows: Any, columns: Any) -> Float[Array, "*m"]:
         """Completed entries at pairs of a row and a column, (m,) each; memory O(m max_rank)."""

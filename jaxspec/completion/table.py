@@ -1,5 +1,6 @@
 """The front door for labelled tables: a DataFrame with gaps in, a completed one with a report per group out."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxspec.checks import warn_caller
 from jaxspec.completion.cross_validation import choose_groups, cv_lambda
 from jaxspec.completion.group_aware import Game, game
 from jaxspec.completion.group_layout import Groups, layout
@@ -23,8 +25,9 @@ class TableFit(NamedTuple):
     Attributes:
         table: DataFrame with the given columns, gaps filled, observed entries as they were.
         fitted: DataFrame of the fit at all entries, the observed ones included (smoothed).
-        report: DataFrame, one row per group: attribute, rows, share observed, weight lambda_g, rank of the fit, root
-            mean square residual on the observed entries, in the units of the standardised columns.
+        report: DataFrame, one row per group: attribute, rows, share observed, weight lambda_g, rank of the fit
+            (missing for a group that was left out, whose weight is 0), root mean square residual on the observed
+            entries, in the units of the standardised columns.
         result: of `game`, on the standardised columns, with its certificate.
         groups: of the rows, with the factors in use.
         lam: in use, in units of `game_weights`.
@@ -74,13 +77,15 @@ def fit_table(
             row has no label at all.
         min_size: smaller groups are left out.
         standardise: whether to subtract each column's mean and divide by its standard deviation (observed entries)
-            first. The penalty shrinks towards 0, which without it is a strong statement.
+            first. The penalty shrinks towards 0, which without it is a strong statement. A row without an observed
+            entry gets the means of the columns (0 without this), and a warning.
         splits: number of random hold-outs.
         tol: relative duality gap of the final fit.
         max_iter: iterations of each fit at most.
 
     Returns:
-        The completed table, the report and the fit.
+        The completed table, the report and the fit. Warns where the hold-out chose a lam at the end of its list
+        (`cv_lambda`).
 
     Raises:
         ImportError: without pandas.
@@ -95,7 +100,7 @@ def fit_table(
         >>> 15 < float(fit.table.loc[16, "x"]) < 17
         True
     """
-    pd = require("pandas", "fit_table")
+    pd = require("pandas", "fit_table", "tables")
     _check_columns(frame, columns, groups)
     values = frame[list(columns)].to_numpy(dtype=float, na_value=np.nan)
     location, spread = _scales(values, standardise)
@@ -105,13 +110,16 @@ def fit_table(
         everyone = 1.0
     of_rows = make_groups(labels, len(frame), min_size=min_size, everyone=everyone)
     key = jax.random.key(0) if key is None else key
-    of_rows, lam, error = _chosen(Y, W, of_rows, lam, key, choose=choose, splits=splits)
-    result = game(Y, W, of_rows, lam, tol=tol, max_iter=max_iter)
+    _warn_of_empty(W, columns, standardise)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* without an observed entry")
+        of_rows, lam, error = _chosen(Y, W, of_rows, lam, key, choose=choose, splits=splits)
+        result = game(Y, W, of_rows, lam, tol=tol, max_iter=max_iter)
     fitted = np.asarray(result.M, float) * spread + location
     return TableFit(
         table=pd.DataFrame(np.where(W, values, fitted), index=frame.index, columns=list(columns)),
         fitted=pd.DataFrame(fitted, index=frame.index, columns=list(columns)),
-        report=pd.DataFrame(_report(Y, W, of_rows, result)),
+        report=pd.DataFrame(_report(Y, W, of_rows, result)).astype({"rank": "Int64"}),
         result=result,
         groups=of_rows,
         lam=lam,
@@ -133,6 +141,16 @@ def _check_columns(frame: Any, columns: Sequence[Any], groups: Sequence[Any]) ->
             raise TypeError(f"column {name!r} must be numeric, got dtype {frame[name].dtype}")
         if np.isinf(frame[name].to_numpy(dtype=float, na_value=np.nan)).any():
             raise ValueError(f"column {name!r} must be finite or missing, got an infinite value")
+
+
+def _warn_of_empty(W: np.ndarray, columns: Sequence[Any], standardise: bool) -> None:
+    rows, empty = np.flatnonzero(~W.any(axis=1)), np.flatnonzero(~W.any(axis=0))
+    if rows.size:
+        filled = "the means of the columns" if standardise else "zeros"
+        warn_caller(f"frame has rows without an observed entry, at {rows.tolist()}: they are completed by {filled}")
+    if empty.size:
+        names = [columns[j] for j in empty]
+        warn_caller(f"frame has columns without an observed entry, {names}: they are completed by zeros")
 
 
 def _scales(values: np.ndarray, standardise: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -166,6 +184,6 @@ def _report(Y: Array, W: np.ndarray, groups: Groups, result: CompletionResult) -
         "rows": sizes,
         "observed": np.asarray(errors.count) / np.maximum(sizes * W.shape[1], 1),
         "lambda": np.asarray(result.lam),
-        "rank": np.asarray(group_ranks(result.M, layout(groups)), int),
+        "rank": np.where(np.asarray(result.lam) > 0, group_ranks(result.M, layout(groups)), np.nan),
         "residual": np.asarray(errors.rmse),
     }

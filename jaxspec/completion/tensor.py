@@ -26,7 +26,7 @@ from jaxspec.solvers import ADMMState, Block, Displacement, Residual, consensus_
 from jaxspec.solvers.admm import certificate as admm_certificate
 from jaxspec.solvers.loop import EMPTY, History, as_traced
 from jaxspec.solvers.state import initial_state
-from jaxspec.solvers.stopping import Residuals, safe_ratio
+from jaxspec.solvers.stopping import Residuals, default_tol, safe_ratio
 
 Number = float | int | Float[Array, ""]
 Regularizer = str | Sequence[Block]
@@ -72,7 +72,8 @@ def complete_tensor(
         weights: alpha_i >= 0, one per unfolding, normalised to sum 1; None: equal (``"tt"``: by the shorter side).
         regularizer: ``"snn"`` (all single-mode unfoldings), ``"tt"`` (tensor train), ``"square"``, ``"tubal"``, or
             blocks from `jaxspec.completion.blocks`.
-        lam: None or 0: exact; > 0: noisy, in the units of the data. See `choose_lam`.
+        lam: None or 0: exact; > 0: noisy, in the units of the data. The norms shrink towards 0, so subtract a level
+            that all entries share (``jnp.nanmean(tensor)``) before. See `choose_lam`.
         obs_weights: w >= 0 per entry, noisy form only; 0 is the same as not observed.
         lower: least value of an entry that is not observed (noisy form: of any entry).
         upper: largest such value.
@@ -84,7 +85,8 @@ def complete_tensor(
         init: None; an array broadcastable to the tensor; a `WarmStart`; or a `TensorCompletion` to resume bit for bit
             (a baseline without a state: to start from, with its duals).
         svt: engine of the thresholding for named regularisers: ``"auto"``, ``"gram"``, ``"qr"``, ``"svd"``.
-        tol: relative residuals at which to stop; None: 1e-5 in float32, 1e-6 in float64. float32 cannot promise 1e-6.
+        tol: relative residuals at which to stop; None: 1e-6 in float64, 1e-4 in float32, where rounding leaves
+            residuals of 1e-6 to 1e-4: a run that ends there, above ``tol``, has ``info.stalled`` and status 2.
         stop: another stopping rule, e.g. `jaxspec.solvers.Gap`, instead of ``tol``.
         max_iter: iterations at most in this call (static).
         check_every: iterations between two looks at the stopping rule (static).
@@ -96,8 +98,8 @@ def complete_tensor(
         raise_on_failure: whether to raise if the run does not converge (needs concrete input).
 
     Returns:
-        The completed tensor with duals, residuals, history and the state to resume. ``info.status`` says how the run
-        ended; a tensor without observed entries gives zeros and status 4.
+        The completed tensor with duals, residuals, history and the state to resume. ``info`` says how the run
+        ended (`TensorCompletion`); a tensor without observed entries gives zeros and status 4.
 
     Raises:
         ValueError: for bad input, naming the argument, the value and what was expected.
@@ -128,7 +130,8 @@ def complete_tensor(
         truth=None if truth is None else validation.like("truth", truth, tensor, where=False),
     )
     start = _start(init, rho, rho_scale, problem, blocks)
-    penalty, stop = as_traced((penalty, Residual(tol) if stop is None else stop), tensor.dtype)
+    stop = Residual(default_tol(tol, tensor.dtype, single=1e-4)) if stop is None else stop
+    penalty, stop = as_traced((penalty, stop), tensor.dtype)
     static = _Static(max_iter, check_every, certificate, history, loop)
     method = _Method(jnp.asarray(over_relaxation, tensor.dtype), penalty, stop)
     result = _solve(problem, blocks, start, method, static)

@@ -1,6 +1,5 @@
 """Checks of the public boundary: what the arguments of a completion must look like."""
 
-import warnings
 from typing import Any
 
 import equinox as eqx
@@ -9,13 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxspec.checks import warn_caller
 from jaxspec.linalg.concrete import is_concrete
 from jaxspec.solvers import ADMMInfo
 from jaxspec.solvers.loop import DIVERGED, EMPTY, MAX_ITER, STALLED
 
 
 def observations(
-    tensor: Any, mask: Any, validate: bool, *, zero_slices: bool = True, name: str = "tensor"
+    tensor: Any,
+    mask: Any,
+    validate: bool,
+    *,
+    zero_slices: bool = True,
+    name: str = "tensor",
+    parts: tuple[str, ...] | None = None,
 ) -> tuple[Array, Array, Any]:
     """Tensor in its computing dtype with zeros where it is not observed, boolean mask, and the dtype to return.
 
@@ -25,6 +31,7 @@ def observations(
         validate: whether to look at values.
         zero_slices: whether a slice without an observed entry is completed by zeros (for the warning).
         name: of the first argument, for the messages.
+        parts: what a slice of each mode is called, for the warning: rows and columns; None: slices of a mode.
 
     Returns:
         The triple (tensor, mask, dtype of the result).
@@ -50,7 +57,7 @@ def observations(
     tensor = tensor.astype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
     mask = jnp.isfinite(tensor) if mask is None else _boolean_mask(mask, tensor.shape, validate)
     if validate and is_concrete(tensor, mask):
-        _check_observed(np.asarray(tensor), np.asarray(mask), zero_slices, name)
+        _check_observed(np.asarray(tensor), np.asarray(mask), zero_slices, name, parts)
     return jnp.where(mask, tensor, 0), mask, dtype
 
 
@@ -69,7 +76,9 @@ def _boolean_mask(mask: Any, shape: tuple[int, ...], validate: bool) -> Array:
     return mask != 0
 
 
-def _check_observed(tensor: np.ndarray, mask: np.ndarray, zero_slices: bool, name: str) -> None:
+def _check_observed(
+    tensor: np.ndarray, mask: np.ndarray, zero_slices: bool, name: str, parts: tuple[str, ...] | None
+) -> None:
     bad = mask & ~np.isfinite(tensor)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -77,15 +86,15 @@ def _check_observed(tensor: np.ndarray, mask: np.ndarray, zero_slices: bool, nam
             f"{name} must be finite where observed, got {int(bad.sum())} entries that are not, the first at {first}"
         )
     if not mask.any():
-        warnings.warn("no entry is observed: the completion is zero", UserWarning, stacklevel=4)
+        warn_caller("no entry is observed: the completion is zero")
         return
     for mode in range(mask.ndim):
         seen = mask.any(axis=tuple(other for other in range(mask.ndim) if other != mode))
         if not seen.all():
             missing = np.flatnonzero(~seen).tolist()
+            what = f"mode {mode} has slices" if parts is None else f"{name} has {parts[mode]}"
             end = ": they are completed by zeros" if zero_slices else ""
-            text = f"mode {mode} has slices without an observed entry, at {missing}{end}"
-            warnings.warn(text, UserWarning, stacklevel=4)
+            warn_caller(f"{what} without an observed entry, at {missing}{end}")
 
 
 def observation_weights(weights: Any, tensor: Array, validate: bool) -> Array | None:
@@ -146,7 +155,7 @@ def table(
         text = f"{names[1]} must be non-negative and finite"
         W = checked(W, jnp.isfinite(W) & (W >= 0), text, lambda w: f"{text}, got {w.min()} to {w.max()}")
     raw = Y
-    Y, seen, dtype = observations(raw, W > 0, validate and warn, name=names[0])
+    Y, seen, dtype = observations(raw, W > 0, validate and warn, name=names[0], parts=("rows", "columns"))
     if validate and not (warn and is_concrete(raw, W)):
         Y = checked(Y, jnp.isfinite(Y), f"{names[0]} must be finite where observed")
     return Y, jnp.where(seen, W, 0).astype(Y.dtype), dtype
@@ -189,11 +198,23 @@ def numbers(dtype: Any, **options: Any) -> tuple[Array, ...]:
     """
     arrays = []
     for name, value in options.items():
+        not_a_choice(name, value)
         array = jnp.asarray(value, dtype)
         text = f"{name} must be non-negative and finite"
         message = lambda values, text=text: f"{text}, got {values.tolist()}"  # noqa: E731
         arrays.append(checked(array, jnp.isfinite(array) & (array >= 0), text, message))
     return tuple(arrays)
+
+
+def not_a_choice(name: str, value: Any) -> None:
+    """Raises `TypeError` for the result of a choice of lam where a number belongs.
+
+    Args:
+        name: of the argument, for the message.
+        value: what the caller gave.
+    """
+    if hasattr(value, "lam"):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a number: give its field lam")
 
 
 def lambda_grid(lams: Any, dtype: Any) -> Array:
@@ -343,6 +364,7 @@ def options(lam: Any, obs_weights: Any, over_relaxation: Any, tol: Any, stop: An
         tol: None or non-negative.
         stop: None unless tol is.
     """
+    not_a_choice("lam", lam)
     exact = lam is None or (is_concrete(lam) and float(lam) == 0)
     if not exact and is_concrete(lam) and not 0 < float(lam) < float("inf"):
         raise ValueError(f"lam must be positive and finite (or None or 0: exact), got {lam}")

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Int, PyTree, UInt32
 
+from jaxspec.checks import check_key
 from jaxspec.linalg import ordered
 from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import compute_dtype
@@ -315,6 +316,5 @@ def _storage_dtype(x, mu_dtype):
 
 
 def _key_impl(key):
-    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
-        raise TypeError(f"key is {key!r}; expected one typed key, for example jax.random.key(0)")
+    check_key(key)
     return jax.random.key_impl(key)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxspec.solvers.loop import History
+from jaxspec.solvers.loop import STALLED, History
 from jaxspec.solvers.penalties import Displacement
 from jaxspec.solvers.problem import Block
 from jaxspec.solvers.stopping import Residuals
@@ -62,7 +62,8 @@ class ADMMInfo(NamedTuple):
     Attributes:
         iterations: done in total (resumed runs included).
         converged: whether the stopping rule was met.
-        status: 0 iterations used up, 1 converged, 2 stalled, 3 diverged, 4 nothing to solve.
+        status: 0 iterations used up, 1 converged, 2 stalled (at the rounding of the dtype, above the tolerance), 3
+            diverged, 4 nothing to solve.
         primal_residual: relative, see `Residuals`.
         dual_residual: relative, see `Residuals`.
         rho: last penalties, shape (m,).
@@ -79,6 +80,11 @@ class ADMMInfo(NamedTuple):
     rho: Float[Array, "*batch m"]
     objective: Float[Array, "*batch"]
     gap: Float[Array, "*batch"]
+
+    @property
+    def stalled(self) -> Bool[Array, "*batch"]:
+        """Whether the run ended at the rounding of its dtype, above the tolerance: as good as this dtype gives it."""
+        return self.status == STALLED
 
 
 def initial_state(

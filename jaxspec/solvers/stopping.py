@@ -88,18 +88,20 @@ class RelativeChange(eqx.Module):
         return jnp.where(waiting, jnp.inf, residuals.change)
 
 
-def default_tol(tol: Any, dtype: Any) -> Float[Array, ""]:
+def default_tol(tol: Any, dtype: Any, single: float = 1e-5, double: float = 1e-6) -> Float[Array, ""]:
     """Relative tolerance as an array.
 
     Args:
-        tol: the tolerance; None: 1e-5 in float32, 1e-6 in float64.
+        tol: the tolerance; None: by the dtype.
         dtype: of the computation.
+        single: the tolerance in float32.
+        double: the tolerance in float64.
 
     Returns:
         The tolerance in that dtype.
     """
     if tol is None:
-        tol = 1e-5 if jnp.finfo(dtype).bits <= 32 else 1e-6
+        tol = single if jnp.finfo(dtype).bits <= 32 else double
     return jnp.asarray(tol, dtype)
 
 

@@ -16,7 +16,7 @@ TRUTH = np.einsum("ik,ikd->id", RNG.standard_normal((N, 2)), LOADINGS[ODD])
 Y = (TRUTH + 0.3 * RNG.standard_normal((N, D))).astype(np.float32)
 W = RNG.random((N, D)) < 0.6
 KEY = jax.random.key(0)
-LAMS = [20.0, 5.0, 2.0, 0.5]
+LAMS = [20.0, 5.0, 2.0, 0.5, 0.125]
 
 
 def test_chosen_lambda_is_the_minimum_of_a_curve_that_does_not_depend_on_the_batching():
@@ -88,3 +88,60 @@ def test_bad_argument_is_named_with_its_value(name):
     call, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+LEVEL = (20 + TRUTH / 4 + 0.05 * RNG.standard_normal((N, D))).astype(np.float32)
+
+
+def test_default_grid_goes_on_downwards_while_its_end_predicts_best(compilations):
+    solver = SoftImpute()
+    names = []
+    names += compilations(lambda: names.append(cv_lambda(solver, Y, W, None, KEY)))  # the program of nine candidates
+    result = None
+
+    def choose():
+        nonlocal result
+        result = cv_lambda(solver, LEVEL, W, key=KEY)
+
+    assert not [name for name in compilations(choose) if "errors" in str(name)]
+    assert len(result.lams) in (18, 27)
+    assert not bool(result.at_edge)
+    assert float(result.lam) < float(result.lams[8])
+    np.testing.assert_allclose(result.lams[1:] / result.lams[:-1], 10 ** (-2 / 8), rtol=1e-4)
+    with pytest.warns(UserWarning, match=r"the smallest of 9 candidates for lam, .*, predicts best: a smaller one may"):
+        given = cv_lambda(solver, LEVEL, W, result.lams[:9], KEY)
+    assert len(given.lams) == 9
+    assert bool(given.at_edge)
+    np.testing.assert_array_equal(given.errors, result.errors[:9])
+    assert float(result.noise_level) < 0.8 * float(given.noise_level)
+
+
+def test_a_choice_at_the_upper_end_of_a_given_list_is_reported_and_a_traced_grid_is_never_continued():
+    with pytest.warns(UserWarning, match="the largest of 3 candidates for lam, 0.1, predicts best: a larger one may"):
+        assert bool(cv_lambda(SoftImpute(), Y, W, [1e-3, 1e-2, 0.1], KEY).at_edge)
+    traced = jax.jit(lambda y: cv_lambda(SoftImpute(), y, W, None, KEY))(LEVEL)
+    assert len(traced.lams) == 9
+    assert bool(traced.at_edge)
+
+
+def test_a_default_grid_is_continued_twice_at_most_and_its_end_is_reported():
+    simple = np.outer(np.arange(1.0, 13.0), [1.0, -1.0, 2.0, 1.0])
+    with pytest.warns(UserWarning, match="the smallest of 27 candidates for lam"):
+        result = cv_lambda(SoftImpute(tol=1e-4), simple, key=KEY)
+    assert bool(result.at_edge)
+    assert float(result.lams[-1]) > np.finfo(np.float32).eps * float(result.lams[0])
+    nothing = cv_lambda(SoftImpute(), 0 * simple, key=KEY)
+    assert len(nothing.lams) == 9
+    assert not bool(nothing.at_edge)
+
+
+def test_choice_of_groups_continues_its_grid_too():
+    options = {"everyone": [1.0], "subsets": [["0"], []], "splits": 1, "tol": 1e-3}
+    groups = make_groups([range(N // 2), range(N // 2, N)], N)
+    result = choose_groups(LEVEL, W, groups, None, KEY, **options)
+    assert len(result.lams) > 9
+    assert not bool(result.at_edge)
+    with pytest.warns(UserWarning, match="the smallest of 4 candidates"):
+        given = choose_groups(LEVEL, W, groups, result.lams[:4], KEY, **options)
+    assert bool(given.at_edge)
+    assert given.errors.shape == (2, 4)

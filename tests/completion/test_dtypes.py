@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxspec.completion import blocks, complete_tensor
+from jaxspec.completion import blocks, complete_tensor, game, make_groups, soft_impute
 
 SHAPE = (8, 8, 8)
 
@@ -63,6 +63,47 @@ def test_float32_data_of_any_size_are_completed_as_well(scale, lam):
     assert error(result_long.tensor, tensor) <= 1.1 * error(unscaled_long.tensor, TENSOR) + 1e-6
     assert error(result.tensor, tensor) <= (1e-3 if lam is None else 1e-2)
     assert float(result.info.gap) <= 1e-3
+
+
+def test_default_tolerance_is_within_reach_of_float32_beside_a_level_and_a_run_that_ends_above_its_own_is_stalled():
+    noise = np.random.default_rng(3).standard_normal(SHAPE)
+    tensor = (TENSOR + 50 + 0.1 * noise).astype(np.float32)
+    result = complete(tensor, svt="auto")
+    assert bool(result.info.converged)
+    assert not bool(result.info.stalled)
+    assert float(jnp.maximum(result.info.primal_residual, result.info.dual_residual)) <= 1e-4
+    fine = complete(tensor, svt="auto", tol=1e-9, max_iter=2000)
+    assert bool(fine.info.stalled)
+    assert int(fine.info.status) == 2
+    assert not bool(fine.info.converged)
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_default_tolerance_of_tables_follows_the_dtype(single):
+    with jax.enable_x64(not single):
+        table = np.where(MASK[0], TENSOR[0] + 0.1, np.nan).astype(np.float32 if single else np.float64)
+        tol = 1e-4 if single else 1e-5
+        own = complete_tables(table)
+        for result, same in zip(own, complete_tables(table, tol=tol), strict=True):
+            assert result.M.dtype == table.dtype
+            assert bool(result.converged)
+            assert not bool(result.stalled)
+            np.testing.assert_array_equal(result.M, same.M)
+
+
+def test_a_table_whose_gap_is_rounding_above_the_tolerance_is_stalled():
+    level = (20 + TENSOR[0] + 0.05 * np.random.default_rng(0).standard_normal(SHAPE[:2])).astype(np.float32)
+    stuck = soft_impute(level, MASK[0], 0.1, tol=1e-12, max_iter=400)
+    assert int(stuck.status) == 2
+    assert bool(stuck.stalled)
+    assert not bool(stuck.converged)
+    short = soft_impute(level, MASK[0], 0.1, tol=1e-12, max_iter=10)
+    assert (int(short.status), bool(short.stalled)) == (0, False)
+
+
+def complete_tables(table, **options):
+    groups = make_groups([range(5), range(3, 8)], 8)
+    return soft_impute(table, lam=0.1, **options), game(table, groups=groups, lam=0.02, **options)
 
 
 def test_float32_data_stay_float32_where_double_precision_is_on(x64):

@@ -22,6 +22,13 @@ def test_every_level_of_a_column_is_a_group_and_missing_labels_are_in_none():
     assert [rows.tolist() for rows in categories.rows] == [[1], [0, 2]]
 
 
+def test_a_series_of_labels_is_one_column():
+    assert make_groups(FRAME["age"], 5) == make_groups(FRAME[["age"]], 5)
+    assert make_groups(pd.Series(["x", "y", "x"]), 3).names == ("label=x", "label=y")
+    with pytest.raises(TypeError, match=r"got dtype <U1; labels belong into a pandas DataFrame or Series"):
+        make_groups(np.array(["x", "y"]), 2)
+
+
 def test_groups_are_equal_by_value():
     first, second = make_groups(FRAME, 5), make_groups(FRAME.copy(), 5)
     assert first == second

@@ -72,6 +72,23 @@ def test_given_lambda_is_used_and_rows_without_labels_share_a_group_of_all_rows(
     assert (fit.table.loc[alone] != 0).all()
 
 
+def test_a_group_left_out_has_no_rank_and_an_empty_row_gets_the_means():
+    data = frame()
+    data.loc["row3", NAMES] = np.nan
+    with pytest.warns(UserWarning, match="rows without") as caught:
+        fit = fit_table(data, NAMES, ["kind", "noise"], splits=1)
+    text = "frame has rows without an observed entry, at [3]: they are completed by the means of the columns"
+    assert [str(warning.message) for warning in caught] == [text]
+    np.testing.assert_allclose(fit.table.loc["row3"], data[NAMES].mean(), rtol=1e-6)
+    out = fit.report["lambda"] == 0
+    assert out.any()
+    assert fit.report["rank"].isna().tolist() == out.tolist()
+    assert (fit.report.loc[~out, "rank"] > 0).all()
+    with pytest.warns(UserWarning, match="they are completed by zeros"):
+        plain = fit_table(data, NAMES, ["kind"], lam=0.1, standardise=False)
+    assert (plain.table.loc["row3"] == 0).all()
+
+
 BAD = {
     "columns": (lambda: fit_table(frame(), [], ["kind"]), "columns must name at least one column, got none"),
     "column": (lambda: fit_table(frame(), ["x"], ["kind"]), "columns must name columns of frame, got 'x'"),
@@ -94,7 +111,7 @@ def test_text_columns_are_refused_and_missing_pandas_is_explained(monkeypatch):
     with pytest.raises(TypeError, match="column 'kind' must be numeric"):
         fit_table(frame(), ["kind"], ["noise"])
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ImportError, match=r"fit_table needs pandas: pip install 'jaxspec-lab\[experiments\]'"):
+    with pytest.raises(ImportError, match=r"fit_table needs pandas: pip install 'jaxspec-lab\[tables\]'"):
         fit_table(None, NAMES, ["kind"])
 
 

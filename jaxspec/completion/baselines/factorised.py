@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from jaxspec.checks import check_given, check_key
 from jaxspec.completion import blocks as regularisers
 from jaxspec.completion import validation
 from jaxspec.completion.baselines.alternating import Data, Numbers, Static, alternate
@@ -31,8 +32,8 @@ from jaxspec.solvers.stopping import default_tol
 
 def tmac(
     tensor: Any,
-    mask: Any,
-    ranks: Sequence[int],
+    mask: Any = None,
+    ranks: Sequence[int] | None = None,
     *,
     weights: Any = None,
     init: Any = None,
@@ -48,10 +49,13 @@ def tmac(
     ``X_n = orth(A_n Z Y_n^T)``; ``Y_n = X_n^T A_n Z``; ``Z = sum_n beta_n A_n^T (X_n Y_n)`` where not observed; then
     ``beta_n ~ 1 / ||X_n Y_n - A_n T||^2`` over the observed entries, with sum 1.
 
+    Subtract the mean of the data first: beside a large level the alternation creeps far from any optimum and ends there
+    as converged, for it stops on a small step. Entries held out and a second ``key`` show it.
+
     Args:
         tensor: N >= 2 modes; as in `complete_tensor`.
         mask: True (or 1) where observed; None: where ``tensor`` is finite.
-        ranks: one per mode, each from 1 to the short side of its unfolding (static).
+        ranks: one per mode, each from 1 to the short side of its unfolding; required (static).
         weights: beta_n >= 0, one per mode, normalised to sum 1 and then kept; None: equal at first, then by the misfit.
         init: initial tensor, broadcastable, whose leading singular vectors start the Y_n; None: 0 where not observed,
             and Gaussian Y_n as in the authors' code.
@@ -64,11 +68,11 @@ def tmac(
         validate: whether to look at the values of the input (skipped under a trace).
 
     Returns:
-        The completion, without duals. ``info.primal_residual`` is ``||X Y - A Z|| / max(||X Y||, ||A Z||)`` over all
-        modes: 0 for data that have these ranks. ``info.dual_residual`` is ``||Z - Z_old|| / ||Z||``, ``info.objective``
-        the sum above, ``info.rho`` the weights beta_n by mode, ``info.gap`` NaN: nothing bounds the distance from a
-        global optimum. All are of the last iteration, before Z was updated. No state to resume: pass the tensor as
-        ``init``.
+        The completion, without duals. ``info.converged`` says that Z moved by at most ``tol``, not that it is near an
+        optimum. ``info.primal_residual`` is ``||X Y - A Z|| / max(||X Y||, ||A Z||)`` over all modes: 0 for data that
+        have these ranks. ``info.dual_residual`` is ``||Z - Z_old|| / ||Z||``, ``info.objective`` the sum above,
+        ``info.rho`` the weights beta_n by mode, ``info.gap`` NaN: nothing bounds the distance from a global optimum.
+        All are of the last iteration, before Z was updated. No state to resume: pass the tensor as ``init``.
 
     Raises:
         ValueError: for bad input, naming the argument, the value and what was expected.
@@ -84,6 +88,7 @@ def tmac(
         >>> bool(jnp.abs(result.tensor - truth).max() < 1e-2)
         True
     """
+    check_given(ranks=ranks)
     tensor, mask, dtype = validation.observations(tensor, mask, validate)
     check_number("tol", tol, strict=False)
     modes = tuple(range(tensor.ndim))
@@ -97,9 +102,9 @@ def tmac(
 
 def mixture_nn_mf(
     tensor: Any,
-    mask: Any,
-    ranks: Sequence[int],
-    factor_modes: Sequence[int],
+    mask: Any = None,
+    ranks: Sequence[int] | None = None,
+    factor_modes: Sequence[int] | None = None,
     *,
     weights: Any = None,
     gamma: Number | None = None,
@@ -122,9 +127,9 @@ def mixture_nn_mf(
     Args:
         tensor: N >= 2 modes; as in `complete_tensor`.
         mask: True (or 1) where observed; None: where ``tensor`` is finite.
-        ranks: one per mode, from 1 to the short side of the unfolding where the mode is factored, unused elsewhere
-            (static).
-        factor_modes: F, distinct modes, not all of them (static). The authors take modes 0 and 2 of three.
+        ranks: one per mode, from 1 to the short side of the unfolding where the mode is factored, unused elsewhere;
+            required (static).
+        factor_modes: F, distinct modes, not all of them; required (static). The authors take modes 0 and 2 of three.
         weights: alpha_i >= 0, one per mode, normalised to sum 1; None: equal.
         gamma: penalty of ``A_i Z = M_i``, > 0, in the inverse units of the data; None: 0.1 divided by the root mean
             square of the observed entries, as in `silrtc`.
@@ -156,6 +161,7 @@ def mixture_nn_mf(
         >>> bool(jnp.abs(result.tensor - truth).max() < 0.1)
         True
     """
+    check_given(ranks=ranks, factor_modes=factor_modes)
     tensor, mask, dtype = validation.observations(tensor, mask, validate)
     for name, value in {"gamma": gamma, "theta": theta}.items():
         check_number(name, value)
@@ -197,4 +203,6 @@ def _part(weights: Any, modes: Sequence[int]) -> Any:
 def _data(tensor: Array, mask: Array, init: Any, truth: Any, key: Array | None) -> Data:
     start = broadcast("init", init, tensor.shape, tensor.dtype)
     truth = broadcast("truth", truth, tensor.shape, tensor.dtype)
-    return Data(tensor, mask, start, truth, jax.random.key(0) if key is None else key)
+    key = jax.random.key(0) if key is None else key
+    check_key(key)
+    return Data(tensor, mask, start, truth, key)

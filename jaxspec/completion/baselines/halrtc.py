@@ -32,9 +32,12 @@ def halrtc(
     ``M_i = SVT(A_i X + Y_i / rho, alpha_i / rho)``; ``X = mean_i A_i^T (M_i - Y_i / rho)`` where not observed;
     ``Y_i <- Y_i + rho (A_i X - M_i)``; ``rho <- min(growth rho, max_rho)``. This is `complete_tensor` without
     over-relaxation and with a penalty that only grows: once rho is large the duals stand still, and on data that are
-    not exactly recoverable the run ends before the optimum. The defaults are those of the authors' code, whose
-    penalties are absolute numbers (made for pixels from 0 to 255); transdim starts at ``rho=1e-5``, stops at
-    ``tol=1e-4`` and has ``max_rho=1e5``.
+    not exactly recoverable the run ends before the optimum. It stops on a small step, and ``info.converged`` means no
+    more than that; ``certificate=True`` says how far the optimum is. Subtract the mean of the data first: beside a
+    large level the run ends much too early.
+
+    The defaults are those of the authors' code, whose penalties are absolute numbers (made for pixels from 0 to 255);
+    transdim starts at ``rho=1e-5``, stops at ``tol=1e-4`` and has ``max_rho=1e5``.
 
     Args:
         tensor: N >= 2 modes; as in `complete_tensor`.

@@ -48,6 +48,7 @@ def silrtc(
     r"""``min sum_i alpha_i ||M_i||_* + gamma_i / 2 ||A_i X - M_i||^2 s.t. X = T where observed``, alternating (SiLRTC).
 
     ``M_i = SVT(A_i X, alpha_i / gamma_i)``; ``X = sum_i gamma_i A_i^T M_i / sum_i gamma_i`` where not observed.
+    Subtract the mean of the data first; ``info.converged`` means a small step and no more.
 
     Args:
         tensor: N >= 2 modes; as in `complete_tensor`.
@@ -115,6 +116,7 @@ def falrtc(
     ``f_i(A) = max_{||W||_2 <= alpha_i} <A, W> - mu_i / 2 ||W||_F^2``, the Moreau envelope of ``alpha_i ||.||_*``;
     iteration k uses ``max(mu_i, mu_start_i / k^decay)``. The steps are those of the accelerated proximal gradient
     method with the known Lipschitz constant ``sum_i 1 / mu_i``, for which the authors search, and a gradient restart.
+    Subtract the mean of the data first; ``info.converged`` means a small step and no more.
 
     Args:
         tensor: N >= 2 modes; as in `complete_tensor`.
