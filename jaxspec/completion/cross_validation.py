@@ -46,8 +46,8 @@ def cv_lambda(
     """The lam that predicts held-out observed entries best, by hold-out or K-fold cross-validation.
 
     Error of a split: ``sqrt(sum W (Y - M)^2 / sum W)`` over its hidden entries, M fitted to the others. Subtract the
-    mean of Y, or of its columns, before: the norm shrinks it too, and the best lam is smaller by the ratio of noise to
-    mean.
+    mean of Y, or of its columns, before: the norm shrinks it too, and the best lam is then a smaller share of
+    ``lambda_max``.
 
     Args:
         solver: `SoftImpute`, `Game`, or another callable of that form.

@@ -59,7 +59,7 @@ def choose_lam(
     Each split hides a random ``fraction`` of the observed entries, completes the rest for every candidate and measures
     the root mean square error on the hidden ones. One compiled solve serves all candidates and splits, run one after
     the other. Subtract a level that all entries share (``jnp.nanmean(tensor)``) before: the norms shrink it too, and
-    the best lam is smaller by the ratio of noise to level.
+    the best lam is then a smaller share of ``lambda_max``.
 
     Args:
         tensor: as in `complete_tensor`.
