@@ -187,7 +187,7 @@ def _print_claims(one: execute.Evaluated, console: Console) -> None:
         table.add_row(verdict, statement, Text(claim.criterion), measured)
     console.print(table)
     how = "computed in" if one.computed else "already there; it took"
-    console.print(f"  {how} {one.meta['seconds']:.1f} s, peak {report.memory(one.meta)}", style="dim", highlight=False)
+    console.print(f"  {how} {report.seconds(one.meta)}, peak {report.memory(one.meta)}", style="dim", highlight=False)
 
 
 def _print_summary(

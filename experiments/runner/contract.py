@@ -1,6 +1,6 @@
 """What an experiment gives to the runner, and what the runner gives to an experiment.
 
-An experiment is a module with five names and nothing else::
+An experiment is a module with six names and nothing else::
 
     @dataclass(frozen=True)
     class Config: ...                           # every number, `seed: int` among them

@@ -72,7 +72,8 @@ def discover(package: str = "experiments") -> list[Paper]:
         The papers, each with its parts.
 
     Raises:
-        RunnerError: A module defines some of an experiment's names and misses others.
+        RunnerError: A module defines some of an experiment's names and misses others, or a folder of experiments has
+            no ``__init__.py``.
     """
     root = _root(package)
     helpers = tuple(path for path in sorted(root.glob("*.py")) if not _is_experiment(path))
@@ -90,6 +91,8 @@ def discover(package: str = "experiments") -> list[Paper]:
             if parts:
                 title, note = _docstring(path / "__init__.py")
                 papers.append(Paper(name, title, note, parts))
+        elif any(_is_experiment(module) for module in sorted(path.glob("*.py"))):
+            raise RunnerError(f"{path} holds experiments and no __init__.py; its docstring is the title of the paper")
     return papers
 
 

@@ -17,13 +17,17 @@ PACKAGES = ("jax", "jaxlib", "numpy")
 
 @contextmanager
 def cost() -> Iterator[dict[str, Any]]:
-    """Yield a dictionary: when the block started, the compiler's flags; after it seconds and peak memory, bytes."""
+    """Yield a dictionary: when the block started, the compiler's flags; after it seconds and peak memory, bytes.
+
+    The processor's seconds, of all threads, do not depend on what else the machine does.
+    """
     measured: dict[str, Any] = {"started_at": datetime.now(UTC).isoformat(timespec="seconds")}
     measured["xla_flags"] = os.environ.get("XLA_FLAGS", "")
     _reset_peak()
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     yield measured
     measured["seconds"] = round(time.perf_counter() - start, 3)
+    measured["processor_seconds"] = round(time.process_time() - processor, 3)
     measured["peak_memory_bytes"] = _peak()
     device_peak = _device_peak()
     if device_peak is not None:

@@ -149,10 +149,16 @@ def _settings(meta: dict[str, Any]) -> str:
     return f"<details><summary>Settings, versions, machine{hint}</summary><dl>{''.join(rows)}</dl></details>"
 
 
+def seconds(meta: dict[str, Any]) -> str:
+    """What a run took: on the clock, and on the processor where that was measured."""
+    processor = f" ({meta['processor_seconds']:.1f} s of processor)" if "processor_seconds" in meta else ""
+    return f"{meta['seconds']:.1f} s{processor}"
+
+
 def _cost(meta: dict[str, Any]) -> str:
     device = meta["device"]
     where = f"{meta['cores']} CPU cores" if device["backend"] == "cpu" else f"{device['count']} × {device['kind']}"
-    return f"{meta['seconds']:.1f} s · peak {memory(meta)} · {where} · seed {meta['seed']}"
+    return f"{seconds(meta)} · peak {memory(meta)} · {where} · seed {meta['seed']}"
 
 
 def _entry(paper: discover.Paper, runs: dict[str, list[execute.Evaluated]]) -> str:

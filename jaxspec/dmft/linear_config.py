@@ -15,6 +15,11 @@ from jaxspec.linalg.concrete import is_concrete
 class LinearConfig(eqx.Module):
     """A deep linear network and how it is trained. Numbers may be traced: a sweep is a `jax.vmap`.
 
+    ``f(x) = w^T W_L ... W_1 x / (gamma sqrt N)``, ``W_l`` a raw matrix with entries of variance ``sigma2`` over the
+    square root of its columns, ``x ~ N(0, I)``,
+    ``y = beta . x / sqrt D + noise``, loss ``(1/2P) sum (y - f)^2``; ``gamma = gamma0 sqrt(nu)`` in muP, ``gamma0`` in
+    the NTK parameterisation. Every raw parameter moves with rate ``eta gamma^2 D``.
+
     Attributes:
         depth: static; hidden layers L, >= 1.
         nu: width over input dimension, N / D.

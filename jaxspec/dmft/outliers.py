@@ -168,7 +168,7 @@ def escape_time(solution: Any, layer: int = 0) -> Float[Array, ""]:
         layer: index into it.
 
     Returns:
-        The number of updates, infinity if it does not happen within the solution.
+        The number of updates, infinity if it does not happen within the solution; NaN where training diverged before.
 
     Raises:
         IndexError: no such layer.
@@ -187,8 +187,10 @@ def escape_time(solution: Any, layer: int = 0) -> Float[Array, ""]:
 @eqx.filter_jit
 def _escape_time(fields):
     times = jnp.arange(1, fields.steps + 1)
-    escaped = jax.vmap(lambda t: escape_margin(fields, t))(times) > 0
-    return jnp.min(jnp.where(escaped, times, jnp.inf))
+    margins = jax.vmap(lambda t: escape_margin(fields, t))(times)
+    first = jnp.min(jnp.where(margins > 0, times, jnp.inf))
+    diverged = jnp.min(jnp.where(jnp.isnan(margins), times, jnp.inf))
+    return jnp.where(diverged < first, jnp.nan, first)
 
 
 def _checked(fields, t):

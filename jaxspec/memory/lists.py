@@ -1,8 +1,9 @@
 """Programs over lists of the strongest competitors of each row, renewed until a certificate holds for all pairs.
 
 Multipliers of listed pairs are multipliers of all, so what they prove needs no further look; a memory that separates
-the listed pairs is judged by a pass over all competitors, which also writes the next lists. Pairs at which a hinge is
-positive stay listed as long as a row has no more than ``top`` of them, so the minimum over the lists only rises.
+the listed pairs is judged by a pass over all competitors, which also writes the next lists: first the pairs whose
+multipliers are positive, at most 7/8 of a list, then the strongest of the others. As long as a row has no more active
+pairs than that, what the last program settled stays settled, and the minimum over the lists only rises.
 """
 
 from collections.abc import Callable
@@ -98,8 +99,8 @@ def solved(
         pairs = all_pairs(a, n)
         return solve(pairs, W0, Solved(zero, jnp.zeros(pairs.mask.shape, zero.dtype), zero, none, none)), pairs
 
-    def looked_at(W):
-        gaps, following = smallest_gaps(a, n, W, top, block)
+    def looked_at(W, kept=None):
+        gaps, following = smallest_gaps(a, n, W, top, block, kept)
         size = jnp.linalg.norm(W)
         return jnp.where(size > 0, d * jnp.min(gaps) / jnp.where(size > 0, size, 1), 0), following
 
@@ -109,7 +110,11 @@ def solved(
         here, upper = gap_bounds(pairs, found.W, found.multipliers)
         nothing = jnp.full((), -jnp.inf, upper.dtype)
         decided = judge(nothing, upper) != 0  # by the multipliers alone
-        lower, following = jax.lax.cond(decided, lambda: (nothing, state.following), lambda: looked_at(found.W))
+
+        def again():
+            return looked_at(found.W, _active(found.multipliers, state.following, num_competitors(a)))
+
+        lower, following = jax.lax.cond(decided, lambda: (nothing, state.following), again)
         found = found._replace(lower=lower)
         status = jnp.asarray(judge(lower, upper), jnp.int32)
         # Without a stronger competitor among all pairs new lists pose the same program: the solver is at its limit.
@@ -121,6 +126,13 @@ def solved(
     start = Solved(zero, jnp.zeros((p, top), zero.dtype), W0, none, none, first, jnp.zeros((), zero.dtype))
     end = iterate(step, lambda state: state, _ListState(start, first, none, none), max_iter=_MAX_LISTS)
     return end.found, listed_pairs(a, n, end.found.listed)
+
+
+def _active(multipliers, listed, none):
+    """Pairs with positive multipliers, the heaviest first: at most 7/8 of a list, the rest is for new competitors."""
+    top = multipliers.shape[1]
+    weights, place = jax.lax.top_k(multipliers, top - max(1, top // 8))
+    return jnp.where(weights > 0, jnp.take_along_axis(listed, place, 1), none)
 
 
 def reported(

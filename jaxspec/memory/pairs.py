@@ -150,7 +150,12 @@ def listed_pairs(a: Associations, n: Int[Array, ""], listed: Int[Array, "p k"]) 
 
 
 def smallest_gaps(
-    a: Associations, n: Int[Array, ""], W: Float[Array, "d d"], k: int, block: int
+    a: Associations,
+    n: Int[Array, ""],
+    W: Float[Array, "d d"],
+    k: int,
+    block: int,
+    kept: Int[Array, "p j"] | None = None,
 ) -> tuple[Float[Array, "p k"], Int[Array, "p k"]]:
     """The k smallest gaps of each row over all that competes, by a pass over blocks of columns.
 
@@ -162,9 +167,11 @@ def smallest_gaps(
         W: the memory.
         k: how many (static).
         block: columns at a time (static); memory ``p (k + block)``, and ``p block d`` where rows have their own.
+        kept: entries of each row that are among the k whatever their gap, j <= k; the number of competitors or more
+            where there are fewer.
 
     Returns:
-        ``(gaps, entries)``, gaps ascending; infinity where fewer than k compete.
+        ``(gaps, entries)``: kept ones first, then gaps ascending; infinity where fewer than k compete.
     """
     mu, q = jnp.arange(len(a.x)), num_competitors(a)
     images = jnp.matmul(a.x, W.T, precision=_HIGHEST)
@@ -178,10 +185,16 @@ def smallest_gaps(
             own = jax.vmap(lambda row: competitors_at(a, row, nu))(mu)
             scores = jnp.einsum("md,mkd->mk", images, own, precision=_HIGHEST)
         mask = jax.vmap(lambda row: competing(a, row, nu, n))(mu)
-        gaps = jnp.concatenate([best[0], jnp.where(mask, correct - scores, jnp.inf)], 1)
-        entries = jnp.concatenate([best[1], jnp.broadcast_to(nu, mask.shape)], 1)
-        least, place = jax.lax.top_k(-gaps, k)
-        return (-least, jnp.take_along_axis(entries, place, 1)), None
+        gaps = jnp.where(mask, correct - scores, jnp.inf)
+        ranks = gaps
+        if kept is not None:
+            here = (kept >= start) & (kept < jnp.minimum(start + block, q))
+            place = jnp.where(here, kept - start, block)
+            ranks = gaps.at[mu[:, None], place].set(-jnp.inf, mode="drop")
+        new = ranks, gaps, jnp.broadcast_to(nu, mask.shape)
+        ranks, gaps, entries = (jnp.concatenate(both, 1) for both in zip(best, new, strict=True))
+        least, place = jax.lax.top_k(-ranks, k)
+        return (-least, jnp.take_along_axis(gaps, place, 1), jnp.take_along_axis(entries, place, 1)), None
 
-    nothing = jnp.full((len(mu), k), jnp.inf, images.dtype), jnp.full((len(mu), k), q)
-    return jax.lax.scan(chunk, nothing, jnp.arange(0, q, block))[0]
+    far = jnp.full((len(mu), k), jnp.inf, images.dtype)
+    return jax.lax.scan(chunk, (far, far, jnp.full((len(mu), k), q)), jnp.arange(0, q, block))[0][1:]

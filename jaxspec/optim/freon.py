@@ -12,7 +12,9 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import PyTree
 
+from jaxspec.checks import check_choice
 from jaxspec.linalg import spectral_power
+from jaxspec.linalg.dispatch import ENGINES
 from jaxspec.optim.checks import checked_number
 from jaxspec.optim.layout import DimsTree
 from jaxspec.optim.normalization import Dual
@@ -39,7 +41,7 @@ def scale_by_freon(  # noqa: D417 - the shared keywords are documented in scale_
     mesh: Mesh | None = None,
     axis: str | None = None,
 ) -> optax.GradientTransformation:
-    r"""Momentum, then the power ``s (s^2 + (eps sigma)^2)^(-c)`` of every singular value, ``sigma`` the scale of ``X``.
+    r"""Momentum, then the power ``s (s^2 + (eps sigma)^2)^(-c)`` of every singular value, ``sigma = ||X||_F``.
 
     ``c = 0`` is normalised SGD, 1/4 Schatten-3 steepest descent, 1/2 Muon, above 1/2 the spectrum is inverted (no norm
     has that direction as its steepest descent), 1 the direction of the pseudo-inverse.
@@ -80,6 +82,7 @@ def scale_by_freon(  # noqa: D417 - the shared keywords are documented in scale_
     tol = checked_number("tol", tol, low=0.0, open_low=True)
     if not callable(c):
         c = checked_number("c", c)
+    check_choice("engine", engine, ENGINES)
     if not isinstance(c, float) and engine not in _TRACEABLE:
         raise ValueError(f"c is a schedule or traced and engine is {engine!r}; expected one of {_TRACEABLE}")
 

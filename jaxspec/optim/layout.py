@@ -173,8 +173,8 @@ def leaf_layout(path: str, shape: tuple[int, ...], dims: Dims = None) -> LeafLay
     """
     if len(shape) < 2:
         raise ValueError(
-            f"leaf {path} has shape {shape}; expected a matrix. Route it to another optimiser (the full optimisers "
-            "do; see matrix_partition)"
+            f"leaf {path} has shape {shape}; expected a matrix. The full optimisers send parameters with dimension "
+            "numbers None to AdamW; to route others see matrix_partition"
         )
     if dims is None and len(shape) > 2:
         raise ValueError(
@@ -212,10 +212,10 @@ def tree_layouts(tree: PyTree, dimension_numbers: DimsTree = None) -> list[LeafL
         ValueError: see `leaf_layout`.
         TypeError: a leaf that is not floating point, or dimension numbers of another type.
     """
-    return [leaf_layout(path, jnp.shape(x), dims) for path, x, dims in leaves_with_dims(tree, dimension_numbers)]
+    return [leaf_layout(path, jnp.shape(x), dims) for path, x, dims, _ in leaves_with_dims(tree, dimension_numbers)]
 
 
-def leaves_with_dims(tree: PyTree, dimension_numbers: DimsTree = None) -> list[tuple[str, Any, Dims]]:
+def leaves_with_dims(tree: PyTree, dimension_numbers: DimsTree = None) -> list[tuple[str, Any, Dims, bool]]:
     """Path, value and dimension numbers of every leaf, in the order of `jax.tree.leaves`.
 
     Args:
@@ -223,7 +223,7 @@ def leaves_with_dims(tree: PyTree, dimension_numbers: DimsTree = None) -> list[t
         dimension_numbers: as in `tree_layouts`.
 
     Returns:
-        One triple per leaf.
+        Of every leaf also whether the dimension numbers are of a tree that holds it, not of the leaf alone.
 
     Raises:
         TypeError: dimension numbers of another type.
@@ -238,7 +238,7 @@ def leaves_with_dims(tree: PyTree, dimension_numbers: DimsTree = None) -> list[t
                 "optax.contrib.MuonDimensionNumbers or None"
             )
         for rest, leaf in jax.tree_util.tree_flatten_with_path(subtree)[0]:
-            found.append((jax.tree_util.keystr(path + rest), leaf, dims))
+            found.append((jax.tree_util.keystr(path + rest), leaf, dims, bool(rest)))
 
     jax.tree_util.tree_map_with_path(descend, prefix, tree, is_leaf=lambda node: isinstance(node, Dims))
     return found

@@ -10,7 +10,9 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import PyTree
 
+from jaxspec.checks import check_choice
 from jaxspec.linalg import polar
+from jaxspec.linalg.dispatch import ENGINES
 from jaxspec.optim.checks import checked_number
 from jaxspec.optim.layout import DimsTree
 from jaxspec.optim.normalization import Dual
@@ -68,6 +70,7 @@ def scale_by_muon(  # noqa: D417 - the shared keywords are documented in scale_b
         >>> [round(float(s), 1) for s in jnp.diag(updates["w"])]
         [1.0, -1.0]
     """
+    check_choice("engine", engine, ENGINES)
     eps = checked_number("regularization", regularization, low=0.0)
     tol = checked_number("tol", tol, low=0.0, open_low=True)
     return scale_by_spectral(

@@ -26,7 +26,7 @@ def matrix_partition(
     an excluded word. Path parts are compared in lower case, camel case taken apart and trailing numbers dropped; a part
     matches a word that it equals, begins or ends with: ``Embed_0``, ``lm_head`` and ``embed_tokens`` match,
     ``MultiHeadAttention_0`` does not. With dimension numbers, the parameters that have them, and sides of 2 or more,
-    are matrices.
+    are matrices; of a whole tree with one layout, those with two axes or more whose path has no excluded word.
 
     Args:
         params: the parameters.
@@ -48,13 +48,15 @@ def matrix_partition(
     """
     words = tuple(word.lower() for word in exclude)
     labels = []
-    for (path, leaf), (name, _, dims) in zip(
+    for (path, leaf), (name, _, dims, shared) in zip(
         jax.tree_util.tree_flatten_with_path(params)[0], leaves_with_dims(params, dimension_numbers), strict=True
     ):
         if dimension_numbers is None:
             mapped = jnp.ndim(leaf) == 2 and min(jnp.shape(leaf)) >= 2 and not _excluded(path, words)
+        elif dims is None or (shared and (jnp.ndim(leaf) < 2 or _excluded(path, words))):
+            mapped = False
         else:
-            mapped = dims is not None and leaf_layout(name, jnp.shape(leaf), dims).min_side >= 2
+            mapped = leaf_layout(name, jnp.shape(leaf), dims).min_side >= 2
         labels.append(MATRIX if mapped else ADAM)
     return jax.tree.unflatten(jax.tree.structure(params), labels)
 

@@ -47,7 +47,7 @@ def leaf_spectra(tree: PyTree, *, dimension_numbers: DimsTree = None) -> dict[st
     """
     leaves = [
         (leaf, leaf_layout(path, leaf.shape, dims))
-        for path, leaf, dims in leaves_with_dims(tree, dimension_numbers)
+        for path, leaf, dims, _ in leaves_with_dims(tree, dimension_numbers)
         if jnp.ndim(leaf) >= 2 and jnp.size(leaf)
     ]
     spectra = [layout.split(leaf) for leaf, layout in leaves]

@@ -215,6 +215,7 @@ def test_escape_time_is_the_first_outlier_or_never(solutions):
     assert escape_time(solutions[1], 1) == 4
     lazy = solve_linear(LinearConfig(1, 2.0, 3.0, 0.5, 0.1, 0.5, 0.2), 20)
     assert np.isinf(escape_time(lazy))
+    assert np.isnan(escape_time(solve_linear(LinearConfig(1, 2.0, 3.0, 1.0, 1e200), 6)))  # no number of updates
     with pytest.raises(IndexError, match="layer is 1"):
         escape_time(solutions[0], 1)
 

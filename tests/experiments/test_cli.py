@@ -39,6 +39,7 @@ def test_results_claims_figures_and_costs_are_saved(lab):
     assert {"python", "jax", "jaxlib", "numpy", "jaxspec"} <= set(meta["versions"])
     assert meta["claims"][0]["verdict"] == "holds"
     assert meta["seconds"] > 0
+    assert meta["processor_seconds"] > 0
     assert meta["peak_memory_bytes"] > 1e6
     assert {"started_at", "device", "platform", "cores", "fingerprint", "seed"} <= set(meta)
 

@@ -34,6 +34,13 @@ def test_a_module_that_misses_a_piece_is_an_error_naming_it(lab):
         find()
 
 
+def test_a_folder_of_experiments_without_a_title_is_an_error_naming_the_file(lab):
+    lab.add("folder.first")
+    (lab.root / "folder" / "__init__.py").unlink()
+    with pytest.raises(RunnerError, match=r"folder holds experiments and no __init__.py"):
+        find()
+
+
 def test_selection_keeps_order_and_drops_repeats(lab):
     lab.add("solo")
     lab.add("folder.first")

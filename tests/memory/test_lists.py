@@ -32,6 +32,30 @@ def test_a_pass_in_blocks_finds_the_smallest_gaps(model):
     np.testing.assert_allclose(np.take_along_axis(expected[:20], np.asarray(entries[:20]), 1), gaps[:20], atol=1e-5)
 
 
+def test_a_pass_keeps_given_entries_and_fills_up_with_the_smallest_gaps():
+    a, n, rng = draw(0, regenerate=False), jnp.asarray(20), np.random.default_rng(0)
+    W = jax.random.normal(jax.random.key(1), (D, D))
+    kept = np.stack([rng.choice(np.delete(np.arange(20), row), 2, replace=False) for row in range(20)] + [[P, P]] * 4)
+    kept[3] = P  # none
+    gaps, entries = (np.asarray(v) for v in smallest_gaps(a, n, W, 6, 7, jnp.asarray(kept)))
+    every = np.where(all_pairs(a, n).mask, all_pairs(a, n).gaps(W), np.inf)
+    np.testing.assert_allclose(np.take_along_axis(every[:20], entries[:20], 1), gaps[:20], atol=1e-5)
+    for row in range(20):
+        assert len(set(entries[row])) == 6
+        own = [] if row == 3 else list(kept[row])
+        assert set(entries[row, : len(own)]) == set(own)
+        others = np.sort(np.delete(every[row], own))[: 6 - len(own)]
+        np.testing.assert_allclose(gaps[row, len(own) :], others, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [2, 3, 4, 5])
+def test_lists_no_longer_than_the_active_pairs_of_a_row_decide(seed):
+    """At load 14 and 24 these draws have 1 to 9 active pairs a row in the mean, and up to 15."""
+    a = sample_associations(jax.random.key(seed), 40, 8, model="decoupled", regenerate=False)
+    statuses = [[int(check_feasible(a, n=n, top=top, block=16).status) for n in (14, 24)] for top in (6, None)]
+    assert statuses[0] == statuses[1]
+
+
 @pytest.mark.parametrize("model", ["original", "decoupled"])
 def test_the_map_its_adjoint_and_its_square_agree(x64, model):
     a = draw(2, regenerate=False, model=model)

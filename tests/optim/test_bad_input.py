@@ -126,3 +126,9 @@ def test_inverted_spectrum_without_a_floor_warns():
 
 def test_traced_numbers_are_handed_on():
     assert jax.jit(lambda x: checked_number("c", x))(0.5) == 0.5
+
+
+@pytest.mark.parametrize("build", [scale_by_freon, scale_by_muon])
+def test_an_unknown_engine_is_refused_when_the_optimiser_is_built(build):
+    with pytest.raises(ValueError, match="engine is 'newton'; expected one of"):
+        build(engine="newton")

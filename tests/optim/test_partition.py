@@ -55,6 +55,21 @@ def test_dimension_numbers_decide_when_given():
         assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
 
 
+def test_one_layout_of_a_tree_is_of_its_matrices():
+    """As for models whose kernels are (out, in): biases, embeddings and heads go where they go without a layout."""
+    block = {"w": jnp.ones((4, 6)), "b": jnp.ones(4), "stacked": jnp.ones((3, 4, 6))}
+    params = {"block": block, "embed": W, "gain": 1.0}
+    labels = {"block": {"w": "matrix", "b": "adam", "stacked": "matrix"}, "embed": "adam", "gain": "adam"}
+    dims = MatrixDims(reduction=-1, output=-2)
+    assert matrix_partition(params, dimension_numbers=dims) == labels
+    assert matrix_partition(block["w"], dimension_numbers=dims) == "matrix"
+    turned, default = muon(0.1, dimension_numbers=dims), muon(0.1)
+    ours, _ = turned.update(block, turned.init(block), block)
+    transposed = {"w": block["w"].T}
+    theirs, _ = default.update(transposed, default.init(transposed), transposed)
+    assert jnp.allclose(ours["w"], theirs["w"].T, atol=1e-6)
+
+
 def test_labels_may_come_from_a_function():
     tx = muon(0.1, partition=lambda params: jax.tree.map(lambda _: "adam", params))
     adam = optax.adamw(0.1, b2=0.95, weight_decay=0.0)
