@@ -186,7 +186,9 @@ def test_an_interrupt_or_a_kill_leaves_nothing_and_the_next_run_starts_clean(lab
     lab.add("first")
     lab.add("second", replace=[('calls.write_text(calls.read_text() + "." if calls.exists() else ".")\n', waiting)])
     root = os.path.dirname(os.path.dirname(os.path.dirname(cli.__file__)))
-    snippet = "import sys; from experiments.runner.cli import main; sys.exit(main(package='fakelab'))"
+    # A shell's background jobs ignore the interrupt, and so would their children.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    snippet = f"{heard}; import sys; from experiments.runner.cli import main; sys.exit(main(package='fakelab'))"
     process = subprocess.Popen(
         [sys.executable, "-c", snippet, "run", "--all", "--out", str(lab.out)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([root, str(tmp_path)]), "JAX_PLATFORMS": "cpu"},
