@@ -126,7 +126,8 @@ class PeeledSolution(NamedTuple):
         singular_values: of the whole Z diag(sqrt(m rho)), descending.
         rank: how many of them exceed rounding.
         iterations: done.
-        converged: whether the gap fell to the tolerance.
+        converged: whether the gap fell to the tolerance. Where it is rounding already, below 1000 eps, and 100
+            iterations do not lower it by a tenth, a run ends before its iterations are used up, with False.
         active: whether the budget binds; if not, Z is the centred log of the targets.
     """
 
@@ -152,7 +153,10 @@ class FactoredSolution(NamedTuple):
             negative.
         grad_norm: norm of the gradient along the budgets; near 0 at a stationary point, global or not.
         iterations: done.
-        converged: whether ``gap`` or ``grad_norm`` fell to its tolerance.
+        converged: whether the stopping rule was met: ``certified`` or ``stationary``. A stationary point may be far
+            from the optimum; a small ``gap`` alone proves it.
+        certified: whether ``gap`` fell to its tolerance: a global optimum, over all dimensions.
+        stationary: whether ``grad_norm`` did.
     """
 
     W: Float[Array, "*batch V d"]
@@ -162,6 +166,8 @@ class FactoredSolution(NamedTuple):
     grad_norm: Float[Array, "*batch"]
     iterations: Int[Array, "*batch"]
     converged: Bool[Array, "*batch"]
+    certified: Bool[Array, "*batch"] | None = None
+    stationary: Bool[Array, "*batch"] | None = None
 
 
 def numerical_rank(values: Float[Array, " r"], radius: Float[Array, ""], size: int) -> Int[Array, ""]:

@@ -267,3 +267,18 @@ def test_nan_under_jit_is_returned_and_not_called_converged(targets):
     solution = jax.jit(lambda P: solve_logits(LayerPeeledProblem(P)))(bad)
     assert not bool(solution.converged)
     assert np.isnan(float(solution.value))
+
+
+def test_float32_runs_end_at_rounding_before_their_iterations_are_used_up():
+    rng = np.random.default_rng(0)
+    targets = rng.dirichlet(np.full(40, 0.1), size=120).T.astype(np.float32)
+    weights = rng.dirichlet(np.ones(120)).astype(np.float32)
+    problem = LayerPeeledProblem(targets, weights, budget_W=3.0, budget_H=1.5)
+    for solution in (solve_logits(problem), solve_logits_penalised(targets, weights, np.float32(1e-3))):
+        assert solution.value.dtype == jnp.float32
+        assert not solution.converged
+        assert solution.iterations < 2000
+        assert 1e-6 < solution.gap < 1e-4
+    path = solve_logits_path(problem, np.array([0.5, 2.0], np.float32))
+    np.testing.assert_array_equal(path.converged, path.gap <= 1e-6)
+    assert np.all(path.iterations < 2000)
