@@ -26,14 +26,24 @@ _NORMS = ("frobenius", "per_vector")
 
 
 class LayerPeeledProblem(eqx.Module):
-    """A layer-peeled program with soft targets.
+    r"""A layer-peeled program with soft targets.
+
+        min_{W, H} L(W H),   L(Z) = sum_j pi_j [logsumexp(z_j) - <p_j, z_j>],   Z of shape (V, m),
+        ||W||_F^2 <= V E_W,   sum_j rho_j ||h_j||^2 <= E_H      (rho_j = 1/m: ||H||_F^2 <= m E_H)
+
+    over all inner dimensions; as a program in Z: ``||Z diag(sqrt(m rho))||_* <= tau = sqrt(V m E_W E_H)``. With
+    ``norm="per_vector"``: ``||w_i||^2 <= E_W`` for every row and ``||h_j||^2 <= E_H`` for every column.
+
+    A column stands for a context, or for a class whose samples have one common feature. ``context_mass=None`` lets each
+    column cost the same however often it occurs; ``context_mass=weights`` counts it once a sample, the convention of
+    imbalanced classification (a budget on the mean of ``||h||^2`` over samples). For unequal weights the optima differ.
 
     Attributes:
         targets: next-token distributions as columns, (V, m).
         weights: pi, probability of each context, (m,).
         budget_W: E_W, mean squared norm of the rows of W (``per_vector``: of each row).
         budget_H: E_H, mean squared norm of the columns of H (``per_vector``: of each column).
-        context_mass: rho, weights of the columns of H in their budget, (m,); None: 1/m each.
+        context_mass: rho, weights of the columns of H in their budget, (m,); None: 1/m each, whatever the weights.
         norm: ``"frobenius"`` or ``"per_vector"`` (static).
 
     Example:
@@ -68,7 +78,8 @@ class LayerPeeledProblem(eqx.Module):
             weights: (m,), >= 0, sum 1; None: 1/m each.
             budget_W: E_W >= 0.
             budget_H: E_H >= 0; None: E_W, so that one number E is both budgets.
-            context_mass: (m,), >= 0, sum 1, positive where the weight is; only with ``frobenius``.
+            context_mass: (m,), >= 0, sum 1, positive where the weight is; only with ``frobenius``. None: each column
+                costs the same; ``weights``: each sample does.
             norm: which budgets.
             checked: whether to look at the values; False for a caller that knows them to be good.
 

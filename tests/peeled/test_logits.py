@@ -11,6 +11,7 @@ from jaxspec.peeled import (
     LayerPeeledProblem,
     balancedness_defect,
     circulant,
+    cosines,
     duality_gap,
     factorization_defect,
     factorize_logits,
@@ -282,3 +283,27 @@ def test_float32_runs_end_at_rounding_before_their_iterations_are_used_up():
     path = solve_logits_path(problem, np.array([0.5, 2.0], np.float32))
     np.testing.assert_array_equal(path.converged, path.gap <= 1e-6)
     assert np.all(path.iterations < 2000)
+
+
+def test_rare_classes_collapse_and_the_two_conventions_of_their_cost_differ():
+    """Three frequent classes and three rare ones: at 100 to 1 the rare ones share a row, at 10 to 1 they do not yet."""
+
+    def solved(ratio, per_sample):
+        weights = np.array([ratio] * 3 + [1.0] * 3) / (3 * ratio + 3)
+        mass = weights if per_sample else None
+        solution = solve_logits(LayerPeeledProblem(jnp.eye(6), weights, 2.0, context_mass=mass))
+        assert bool(solution.converged)
+        W, H = factorize_logits(solution.logits, 2.0, 2.0, context_mass=mass)
+        costs = np.full(6, 1 / 6) if mass is None else mass
+        assert float(jnp.sum(costs * jnp.sum(H**2, axis=0))) == pytest.approx(2)  # the budget that is meant
+        return solution, np.asarray(cosines(W))
+
+    assert float(solved(10, False)[0].value) == pytest.approx(0.191, abs=5e-4)
+    assert float(solved(10, True)[0].value) == pytest.approx(0.267, abs=5e-4)
+    for per_sample in (False, True):
+        balanced, spread, collapsed = (solved(ratio, per_sample) for ratio in (1, 10, 100))
+        np.testing.assert_allclose(balanced[1][0, 1:], -0.2, atol=1e-5)
+        assert int(balanced[0].rank) == int(spread[0].rank) == 5
+        assert spread[1][3, 4] < 0.5
+        assert int(collapsed[0].rank) == 3
+        np.testing.assert_allclose(collapsed[1][3:, 3:], 1, atol=1e-6)
