@@ -100,7 +100,7 @@ def _accuracy(p, d, model, embedding):
     others = max(p - (2 if model == "original" else 1), 0.0)
     law = _gaussian if embedding == "gaussian" else _sphere
     beaten, weights = law(others, d, model)
-    return min(weights @ np.exp((p - 1) * np.log(np.clip(beaten, 1e-300, 1))), 1.0)
+    return min(np.sum(weights * np.exp((p - 1) * np.log(np.clip(beaten, 1e-300, 1)))), 1.0)
 
 
 def _gaussian(others, d, model):
@@ -125,7 +125,7 @@ def _gaussian(others, d, model):
     edge = (q * np.sqrt(s) - overlap) / linear
     bound = q * np.sqrt(s) - overlap * (1 - 1 / d - edge**2)
     spread = np.hypot(linear + 2 * overlap * edge, overlap * np.sqrt(2 + s * (1 - (q / size) ** 2)))
-    return ndtr(np.sqrt(d) * bound / spread) @ inner, weights
+    return np.sum(ndtr(np.sqrt(d) * bound / spread) * inner, axis=1), weights
 
 
 def _sphere(others, d, model):
@@ -141,7 +141,7 @@ def _sphere(others, d, model):
     (a, b), inner = _product(_coordinate(d, 12), _coordinate(d, 12))  # x_nu . x_mu and y_nu . y_mu
     # Beaten when 1 - b times (q - a) exceeds the noise across y_mu times the rest of y_nu, of norm sqrt(1 - b^2).
     bound = (q[:, None] - a) * np.sqrt((1 - b) / np.maximum(1 + b, 1e-100)) / np.maximum(rest[:, None], 1e-100)
-    return _coordinate_cdf(bound, d - 1) @ inner, weights
+    return np.sum(_coordinate_cdf(bound, d - 1) * inner, axis=1), weights
 
 
 def _coordinate_cdf(t, d):
