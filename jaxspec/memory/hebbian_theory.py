@@ -64,7 +64,7 @@ def hebbian_critical_p(
     """Number of associations at which the Hebbian rule fails half of the time.
 
     ``criterion="all"``: every pair is recalled with probability 1/2, rows taken as independent, ``accuracy^p = 1/2``
-    (simulated at the rounded p, d = 16 to 128: .45 to .58);
+    (simulated at the rounded p, d = 16 to 128: .45 to .59);
     ``p log p / d^2 -> 1/8``. ``criterion="fraction"``: half of the pairs are recalled, ``accuracy = 1/2``;
     ``p log p / d^2 -> 1/2``, the constant of the optimal memory. The two must not be confused.
 
