@@ -278,7 +278,10 @@ def promoted(a: Associations) -> Associations:
 
     Raises:
         ValueError: shapes that do not fit, p < 2 or d < 1.
+        TypeError: something else than `Associations`.
     """
+    if not isinstance(a, Associations):
+        raise TypeError(f"a is a {type(a).__name__}; expected Associations(keys, values)")
     x, y, competitors, right = a
     shape = jnp.shape(x)
     rows = 1 if has_pool(a) else 2

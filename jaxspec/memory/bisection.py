@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jaxspec.checks import check_choice
-from jaxspec.memory.associations import sample_associations
+from jaxspec.memory.associations import Associations, sample_associations
+from jaxspec.memory.certificates import checked_problem
 from jaxspec.memory.checks import EMBEDDINGS, MODELS
 from jaxspec.memory.feasibility import check_feasible
-from jaxspec.memory.lists import Limits
+from jaxspec.memory.lists import Limits, checked_limits
 from jaxspec.memory.theory import critical_p
 from jaxspec.processes import gathered
 from jaxspec.solvers.loop import CONVERGED, RUNNING, iterate
@@ -101,8 +102,8 @@ class _Static(NamedTuple):
 
 
 def capacity(
-    key: Key[Array, ""],
-    d: int,
+    key: Key[Array, ""] | Associations,
+    d: int | None = None,
     *,
     model: str = "original",
     embedding: str = "gaussian",
@@ -123,8 +124,10 @@ def capacity(
     ``resolution`` of a percent of the capacity spares them.
 
     Args:
-        key: random key; seed s draws from ``fold_in(key, s)``, whose associations do not depend on ``p_max``.
-        d: dimension, >= 1.
+        key: random key; seed s draws from ``fold_in(key, s)``, whose associations do not depend on ``p_max``. Or
+            associations of your own: then how many of their leading rows one matrix recalls, as a single entry; their
+            order counts, and ``model``, ``embedding``, ``num_seeds`` and ``p_max`` are not used.
+        d: dimension, >= 1; None for associations of your own.
         model: as in `sample_associations`.
         embedding: as in `sample_associations`.
         num_seeds: how many draws, >= 1.
@@ -138,17 +141,31 @@ def capacity(
         block: see `check_feasible`.
 
     Returns:
-        The brackets. Compare their mean with `theory.critical_p`.
+        The brackets. Compare their mean with `theory.critical_p`. With associations of your own ``high`` is p + 1 where
+        all p can be recalled.
 
     Raises:
         ValueError: an argument out of range.
+        TypeError: neither a key nor associations.
 
     Example:
         >>> import jax
         >>> found = capacity(jax.random.key(0), 4, num_seeds=2)
         >>> bool((found.high - found.low == 1).all())
         True
+        >>> capacity(sample_associations(jax.random.key(0), 5, 4)).low  # five pairs of dimension 4 can all be recalled
+        Array([5], dtype=int32)
     """
+    given = isinstance(key, Associations)
+    if given:
+        key, _, _ = checked_problem(key, None)
+        if d not in (None, key.x.shape[1]):
+            raise ValueError(f"d is {d}; expected None or {key.x.shape[1]}, the dimension of the associations")
+        d = key.x.shape[1]
+    elif not hasattr(key, "dtype"):
+        raise TypeError(f"key is a {type(key).__name__}; expected a random key or Associations")
+    elif d is None:
+        raise ValueError("d is None; expected an integer >= 1 with a random key")
     check_choice("model", model, MODELS)
     check_choice("embedding", embedding, EMBEDDINGS)
     least = {"d": (d, 1), "num_seeds": (num_seeds, 1), "resolution": (resolution, 1)}
@@ -161,15 +178,16 @@ def capacity(
     critical = float(critical_p(d))
     p = math.ceil((1 + min(0.3, 4 * _SPREAD / d)) * critical) + 10 if p_max is None else p_max
     search = _Search(resolution, tol, _Prior(critical - resolution // 2, _SPREAD / d * critical))
-    keys = jax.vmap(lambda seed: jax.random.fold_in(key, seed))(jnp.arange(num_seeds))
     limits = Limits(max_newton, max_cg, top=top, block=block)
+    if given:
+        end = _of_facts(key, _open(1, len(key.x), d, key.x.dtype), search, checked_limits(key, limits))
+        return Capacity(end.low, end.high, end.undecided, end.iter)
+    keys = jax.vmap(lambda seed: jax.random.fold_in(key, seed))(jnp.arange(num_seeds))
     at_once = jax.default_backend() != "cpu"
     if at_once and num_seeds % jax.device_count() == 0:
         mesh = jax.make_mesh((jax.device_count(),), ("seeds",), axis_types=(jax.sharding.AxisType.Auto,))
         keys = jax.device_put(keys, jax.NamedSharding(mesh, jax.P("seeds")))
-    whole = jnp.full((num_seeds,), p + 1, jnp.int32)
-    zero = jnp.zeros_like(whole)
-    brackets = _Bracket(zero + 1, whole, whole, zero, zero, zero, zero, jnp.zeros((num_seeds, d, d)))
+    brackets = _open(num_seeds, p, d)
     for doubling in range(_DOUBLINGS + 1):
         static = _Static(_Draw(p, d, model, embedding), limits, at_once)
         brackets = _bisect(keys, brackets, search, static)
@@ -187,27 +205,44 @@ def capacity(
     return Capacity(brackets.low, brackets.high, brackets.undecided, brackets.iter)
 
 
+def _open(num_seeds, p, d, dtype=float):
+    """Brackets before the first call."""
+    whole = jnp.full((num_seeds,), p + 1, jnp.int32)
+    zero = jnp.zeros_like(whole)
+    return _Bracket(zero + 1, whole, whole, zero, zero, zero, zero, jnp.zeros((num_seeds, d, d), dtype))
+
+
+@partial(jax.jit, static_argnames="limits")
+def _of_facts(a, brackets, search, limits):
+    return jax.tree.map(lambda x: x[None], _searched(a, jax.tree.map(lambda x: x[0], brackets), search, limits))
+
+
+def _searched(a, bracket, search, limits):
+    """The bracket of the associations a, closed as far as the certificates close it."""
+    resolution, tol, prior = search
+    caps = {"max_newton": limits.newton, "max_cg": limits.cg, "top": limits.top, "block": limits.block}
+
+    def step(bracket):
+        n, _ = _following(bracket, resolution, prior)
+        found = check_feasible(a, n=n, tol=tol, W0=bracket.W, **caps)
+        bracket = _narrowed(bracket, n, found.status, len(a.x))._replace(W=found.W)
+        done = _following(bracket, resolution)[1]
+        status = jnp.where(done, CONVERGED, RUNNING).astype(jnp.int32)
+        return bracket._replace(iter=bracket.iter + 1, status=status)
+
+    done = _following(bracket, resolution)[1]
+    start = bracket._replace(status=jnp.where(done, CONVERGED, bracket.status))
+    return iterate(step, lambda bracket: bracket, start, max_iter=10_000)
+
+
 @partial(jax.jit, static_argnames="static")
 def _bisect(keys, brackets, search, static):
-    resolution, tol, prior = search
     draw, limits, at_once = static
-    caps = {"max_newton": limits.newton, "max_cg": limits.cg, "top": limits.top, "block": limits.block}
 
     def one(key, bracket):
         regenerate = limits.top is not None
         a = sample_associations(key, draw.p, draw.d, model=draw.model, embedding=draw.embedding, regenerate=regenerate)
-
-        def step(bracket):
-            n, _ = _following(bracket, resolution, prior)
-            found = check_feasible(a, n=n, tol=tol, W0=bracket.W, **caps)
-            bracket = _narrowed(bracket, n, found.status, draw.p)._replace(W=found.W)
-            done = _following(bracket, resolution)[1]
-            status = jnp.where(done, CONVERGED, RUNNING).astype(jnp.int32)
-            return bracket._replace(iter=bracket.iter + 1, status=status)
-
-        done = _following(bracket, resolution)[1]
-        start = bracket._replace(status=jnp.where(done, CONVERGED, bracket.status))
-        return iterate(step, lambda bracket: bracket, start, max_iter=10_000)
+        return _searched(a, bracket, search, limits)
 
     if at_once:
         return jax.vmap(one)(keys, brackets)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxspec.linalg.concrete import is_concrete
@@ -77,6 +78,22 @@ def checked_problem(
             raise ValueError(f"{name} is {value}; expected a number >= 0")
     tolerances = [jnp.asarray(value, a.x.dtype) for value in at_least_zero.values()]
     return a, jnp.asarray(p if n is None else n, jnp.int32), tolerances
+
+
+def indistinct(a: Associations, n: Int[Array, ""]) -> bool:
+    """Whether two of the n leading values compete and are known to be equal.
+
+    Args:
+        a: the associations.
+        n: how many rows count.
+
+    Returns:
+        Whether they do; False where values or n are traced, and where competitors are given.
+    """
+    if a.competitors is not None or a.right is not None or not is_concrete(a.y, n):
+        return False
+    values = np.asarray(a.y)[: int(n)] + 0  # of -0 and 0 one
+    return len({row.tobytes() for row in values}) < len(values)
 
 
 def checked_start(W0: Float[Array, "d d"] | None, a: Associations) -> Float[Array, "d d"]:

@@ -5,6 +5,7 @@ certificate, or the residuals ``R = (1 - M)_+``, whose ``A^T R`` is minus the gr
 ``d ||A^T R||_F / sum R < tol`` (Gordan, Farkas), which bounds every margin.
 """
 
+import warnings
 from functools import partial
 from typing import NamedTuple
 
@@ -13,7 +14,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxspec.memory.associations import Associations
-from jaxspec.memory.certificates import FEASIBLE, INFEASIBLE, checked_problem, checked_start, gap_bounds, in_units
+from jaxspec.memory.certificates import (
+    FEASIBLE,
+    INFEASIBLE,
+    checked_problem,
+    checked_start,
+    gap_bounds,
+    in_units,
+    indistinct,
+)
 from jaxspec.memory.hinges import DIRECT, factorised_hessian, hinges, scaled
 from jaxspec.memory.lists import Limits, Solved, checked_limits, reported, solved
 from jaxspec.memory.pairs import Pairs
@@ -81,8 +90,9 @@ def check_feasible(
         W0: memory to start from, such as that of fewer or more pairs, of any scale; traced. None: 0.
 
     Returns:
-        The result, under ``vmap`` with leading axes. Under jit, data that are not finite give status 0 and the bounds
-        -infinity and infinity. Not differentiable.
+        The result, under ``vmap`` with leading axes. A `UserWarning` where two of the n values are known to be equal:
+        no W exists then; `with_answers` says that keys share an answer. Under jit, data that are not finite give status
+        0 and the bounds -infinity and infinity. Not differentiable.
 
     Raises:
         ValueError: shapes that do not fit, numbers that are not finite, ``n``, ``tol``, ``top`` or ``block`` out of
@@ -93,10 +103,17 @@ def check_feasible(
         >>> a = Associations(jnp.eye(3), jnp.eye(3))
         >>> int(check_feasible(a).status)
         1
-        >>> int(check_feasible(a._replace(y=jnp.ones((3, 3)))).status)  # equal values cannot be told apart
+        >>> int(check_feasible(a._replace(x=jnp.ones((3, 3)))).status)  # equal keys cannot have different answers
         -1
     """
     a, n, (tol,) = checked_problem(a, n, tol=tol)
+    if indistinct(a, n):
+        warnings.warn(
+            "two keys have the same value, which no memory ranks above itself: status is -1; with_answers gives keys "
+            "with a common answer rows that do not compete",
+            UserWarning,
+            stacklevel=2,
+        )
     limits = checked_limits(a, Limits(max_newton, max_cg, top=top, block=block))
     return _check(a, n, tol, checked_start(W0, a), limits)
 

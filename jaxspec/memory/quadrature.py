@@ -52,7 +52,8 @@ def score_cdf(t: ArrayLike, num_competitors: ArrayLike, kappa: ArrayLike = 0.0) 
     """Distribution function ``G_K(t)`` of the correct score after the projection.
 
     Args:
-        t: scores; infinite ones are accepted. All arguments are broadcast.
+        t: scores ``y^T W x`` for ``||W||_F = d`` and keys and values whose entries have variance 1 / d; infinite ones
+            are accepted. All arguments are broadcast.
         num_competitors: K >= 0, also real.
         kappa: margin, any sign.
 
@@ -84,7 +85,7 @@ def score_cdf(t: ArrayLike, num_competitors: ArrayLike, kappa: ArrayLike = 0.0) 
 def score_moments(
     num_competitors: ArrayLike, kappa: ArrayLike = 0.0
 ) -> tuple[np.ndarray | np.float64, np.ndarray | np.float64]:
-    """Mean and standard deviation of the correct score after the projection.
+    """Mean and standard deviation of the correct score after the projection, in the units of `score_cdf`.
 
     Args:
         num_competitors: K >= 0, also real.

@@ -93,6 +93,9 @@ def _gaussian_masses(d):
 def margin(p: ArrayLike, d: ArrayLike, width: ArrayLike | None = None) -> np.ndarray | np.float64:
     """Largest margin of p associations over ``||W||_F <= d``: the root kappa of ``p D(p-1, kappa) = d^2``, at least 0.
 
+    For keys and values whose entries have variance 1 / d (norm 1), as `sample_associations` draws them: with entries of
+    standard deviations ``s_x`` and ``s_y`` margins are ``d s_x s_y`` times as large.
+
     Args:
         p: number of associations, >= 2.
         d: dimension, >= 1 (an integer where ``width`` is given). Broadcast against ``p``.

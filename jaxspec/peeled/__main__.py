@@ -20,8 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 for input that cannot be used, said in one line.
     """
     options = _parser().parse_args(arguments)
-    lists = {words if words in LISTS else f"list {i + 1}": _words(words) for i, words in enumerate(options.words)}
     try:
+        lists = {words if words in LISTS else f"list {i + 1}": _words(words) for i, words in enumerate(options.words)}
         report = symmetry_report(
             options.path,
             lists,
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _words(words: str) -> str | list[str | int]:
     if words in LISTS:
         return words
+    if "," not in words:
+        raise ValueError(f"--words has {words!r}; expected one of {tuple(LISTS)}, or words with commas between")
     return [int(word) if word.isdecimal() else word for word in words.split(",")]
 
 

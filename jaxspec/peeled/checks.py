@@ -9,6 +9,9 @@ from jaxtyping import Array, Float
 from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import compute_dtype
 
+# Iterations without a fall of a gap that is near rounding, after which a run ends as stalled.
+PATIENCE = 100
+
 
 def floating(name: str, value: Any) -> Array:
     """Array in the precision of the computation: integers become floats, half precision float32.

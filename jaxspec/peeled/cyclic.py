@@ -15,6 +15,7 @@ from jaxtyping import Array, Complex, Float
 from jaxspec.linalg import ordered, singular_values
 from jaxspec.linalg.decompositions import svd
 from jaxspec.peeled.checks import (
+    PATIENCE,
     check_distributions,
     check_number,
     checked_start,
@@ -125,6 +126,7 @@ def solve_blocks(
         check_every=limits.check_every,
         tol=tol,
         max_iter=limits.max_iter,
+        patience=PATIENCE,
     )
     image = jnp.where(active, fit.x, free)
     values = _values(image)

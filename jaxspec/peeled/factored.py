@@ -19,11 +19,11 @@ from jaxspec.linalg import spectral_norm
 from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.peeled.certificate import LEAST_WEIGHT, loss_of, per_vector_gap
-from jaxspec.peeled.checks import check_number, default_gap, default_grad_tol
+from jaxspec.peeled.checks import PATIENCE, check_number, default_gap, default_grad_tol
 from jaxspec.peeled.loss import ScaledLoss
 from jaxspec.peeled.problem import FactoredSolution, LayerPeeledProblem
 from jaxspec.peeled.projection import project_to_ball, projected
-from jaxspec.solvers.loop import CONVERGED, DIVERGED, RUNNING, iterate
+from jaxspec.solvers.loop import CONVERGED, DIVERGED, RUNNING, best_so_far, iterate, stalled_at_rounding
 
 _METHODS = ("lbfgs", "sgd")
 # optax's own choices but for the memory: the problems are small and badly scaled near the optimum.
@@ -79,7 +79,8 @@ def solve_factored(
             every dimension up to ``dim`` in one compiled program.
 
     Returns:
-        The point, its certificate and its gradient. L-BFGS that diverges returns its last point of finite value.
+        The point, its certificate and its gradient. ``converged`` says that one of the two tolerances was met;
+        ``certified`` that it is a global optimum. L-BFGS that diverges returns its last point of finite value.
 
     Raises:
         ValueError: for an argument out of range, or factors that do not fit the problem or are all 0.
@@ -244,6 +245,8 @@ class _State(NamedTuple):
     optimiser: Any
     iter: Array
     status: Array
+    best: Array  # gap that a stall is judged by
+    best_iter: Array
 
 
 @eqx.filter_jit
@@ -282,16 +285,20 @@ def _lbfgs(
             grad, state.optimiser, state.point, value=value, grad=grad, value_fn=objective
         )
         point = optax.apply_updates(state.point, updates)
-        return _State(point, last_finite(state, value), memory, state.iter + 1, state.status)
+        finite = last_finite(state, value)
+        return state._replace(point=point, finite=finite, optimiser=memory, iter=state.iter + 1)
 
     def test(state: _State) -> _State:
         value, gap, grad_norm = program.certified(_lowered(program, state.point))
         done = (gap <= tolerances[0]) | (grad_norm <= tolerances[1])
-        status = jnp.where(jnp.isfinite(value), jnp.where(done, CONVERGED, RUNNING), DIVERGED)
-        return state._replace(finite=last_finite(state, value), status=status.astype(jnp.int32))
+        status = jnp.where(jnp.isfinite(value), jnp.where(done, CONVERGED, RUNNING), DIVERGED).astype(jnp.int32)
+        best, best_iter = best_so_far(gap, state.iter, state.best, state.best_iter)
+        status = stalled_at_rounding(status, gap, state.iter - best_iter >= PATIENCE)
+        finite = last_finite(state, value)
+        return state._replace(finite=finite, status=status, best=best, best_iter=best_iter)
 
-    zero = jnp.zeros((), jnp.int32)
-    first = _State(point, point, optimiser.init(point), zero, zero)
+    zero, infinity = jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, problem.targets.dtype)
+    first = _State(point, point, optimiser.init(point), zero, zero, infinity, zero)
     last = iterate(step, test, first, max_iter=static.max_iter, check_every=static.check_every)
     return _finished(program, _lowered(program, last.finite), tolerances, last.iter)
 
@@ -327,7 +334,8 @@ def _finished(
     program: _Program, factors: _Factors, tolerances: tuple[Array, Array], iterations: Array
 ) -> FactoredSolution:
     value, gap, grad_norm = program.certified(factors)
-    converged = (gap <= tolerances[0]) | (grad_norm <= tolerances[1])
+    certified, stationary = gap <= tolerances[0], grad_norm <= tolerances[1]
     scale = program.loss.scale
     H = jnp.where(scale > 0, factors.H / jnp.where(scale > 0, scale, 1), 0)
-    return FactoredSolution(factors.W, H, value, gap, grad_norm, iterations, converged)
+    converged = certified | stationary
+    return FactoredSolution(factors.W, H, value, gap, grad_norm, iterations, converged, certified, stationary)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from jaxspec.linalg import ordered, singular_values, spectral_norm
 from jaxspec.peeled.certificate import loss_of, require_frobenius, scaled, scaled_gap
 from jaxspec.peeled.checks import (
+    PATIENCE,
     check_distributions,
     check_number,
     checked_start,
@@ -266,6 +267,7 @@ def _constrained(
         check_every=limits.check_every,
         tol=tol,
         max_iter=limits.max_iter,
+        patience=PATIENCE,
     )
     image = jnp.where(active, fit.x, free)
     values = singular_values(image)
@@ -289,6 +291,7 @@ def _solve_penalised(
         check_every=limits.check_every,
         tol=tol,
         max_iter=limits.max_iter,
+        patience=PATIENCE,
     )
     value, gradient = loss(fit.x)
     values = singular_values(fit.x)

@@ -5,6 +5,7 @@ and other tokens of the same table (`token_set_test`).
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxspec.chance import upper_p_value
 from jaxspec.peeled.checks import floating
-from jaxspec.peeled.circular import all_orders, rounding_slack
+from jaxspec.peeled.circular import all_orders, check_symmetric, rounding_slack
 
 # Statistics computed at once; bounds the memory.
 _CHUNK = 256
@@ -80,7 +81,7 @@ def permutation_test(
         statistic that is NaN, that of a constant matrix, has p = 1.
 
     Raises:
-        ValueError: a matrix that is not square or not finite, no key where one is needed, or a bad count.
+        ValueError: a matrix that is not square, symmetric and finite, no key where one is needed, or a bad count.
 
     Example:
         >>> import jax.numpy as jnp
@@ -93,8 +94,7 @@ def permutation_test(
     n = G.shape[0] if G.ndim == 2 else 0
     if G.shape != (n, n) or n == 0:
         raise ValueError(f"G has shape {G.shape}; expected (n, n)")
-    if not bool(jnp.all(jnp.isfinite(G))):
-        raise ValueError("G holds entries that are not finite")
+    check_symmetric("G", G)
     if not 0 <= exact_limit <= _LARGEST_EXACT:
         raise ValueError(f"exact_limit is {exact_limit}; expected an integer in [0, {_LARGEST_EXACT}]")
     exact = n <= exact_limit
@@ -111,9 +111,19 @@ def permutation_test(
 
 
 def gaussian_test(
-    stat: Callable[[Array], Array], W: Any, *, key: Key[Array, ""], num_samples: int = 1000, small: bool = True
+    stat: Callable[[Array], Array],
+    W: Any,
+    *,
+    key: Key[Array, ""],
+    num_samples: int = 1000,
+    small: bool = True,
+    center: bool = False,
 ) -> NullTest:
     """How often Gaussian rows of the same shape are as structured.
+
+    The draws must be treated as the rows were: rows from which their mean was subtracted are nearer to a simplex than
+    raw Gaussian ones, noise among them. Give raw rows and ``center=True``, which centres both; rows that are centred
+    already may be given with it as well.
 
     Args:
         stat: rows (V, d) -> number that does not depend on their scale; see `permutation_test`.
@@ -121,9 +131,11 @@ def gaussian_test(
         key: random key.
         num_samples: draws (static).
         small: whether small numbers mean structure, as for `simplex_etf_defect` (static).
+        center: whether the mean of the rows is subtracted, from W and from every draw (static).
 
     Returns:
-        The test, ``p = (1 + count) / (1 + num_samples)``; 1 for a statistic that is NaN.
+        The test, ``p = (1 + count) / (1 + num_samples)``; 1 for a statistic that is NaN. A `UserWarning` where W sums
+        to 0, the draws do not, and the statistic sees the difference.
 
     Raises:
         ValueError: rows that are not finite, or ``num_samples < 1``.
@@ -131,13 +143,21 @@ def gaussian_test(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from jaxspec.peeled import simplex_etf_defect
-        >>> rows = jnp.eye(6) - 1 / 6
-        >>> gaussian_test(simplex_etf_defect, rows, key=jax.random.key(0), num_samples=99).p_value
+        >>> rows = jnp.eye(6)
+        >>> gaussian_test(simplex_etf_defect, rows, key=jax.random.key(0), num_samples=99, center=True).p_value
         0.01
     """
     W = _rows("W", W)
     _check_samples(num_samples)
-    return _judged(stat(W), _gaussian(stat, W, key, num_samples), small, W)
+    if center:
+        W = W - jnp.mean(W, axis=0)
+    null = _gaussian(stat, W, key, num_samples, center)
+    if not center and _sums_to_zero(W):
+        centred = _gaussian(stat, W, key, 1, True)[0]
+        if not np.isclose(centred, null[0], rtol=1e-3, equal_nan=True):
+            message = "the rows of W sum to 0 and those of Gaussian draws do not: give center=True, which centres both"
+            warnings.warn(message, UserWarning, stacklevel=2)
+    return _judged(stat(W), null, small, W)
 
 
 def token_set_test(
@@ -194,9 +214,19 @@ def _random_orders(key: Array, n: int, count: int) -> Array:
 
 
 @eqx.filter_jit
-def _gaussian(stat: Callable, W: Array, key: Array, count: int) -> Array:
-    keys = jax.random.split(key, count)
-    return jax.lax.map(lambda k: stat(jax.random.normal(k, W.shape, W.dtype)), keys, batch_size=_CHUNK)
+def _gaussian(stat: Callable, W: Array, key: Array, count: int, center: bool) -> Array:
+    def draw(k: Array) -> Array:
+        rows = jax.random.normal(k, W.shape, W.dtype)
+        return stat(rows - jnp.mean(rows, axis=0) if center else rows)
+
+    return jax.lax.map(draw, jax.random.split(key, count), batch_size=_CHUNK)
+
+
+def _sums_to_zero(W: Array) -> bool:
+    """Whether the rows were centred, to rounding; one row alone was not."""
+    values = np.asarray(W, float)
+    sums, sizes = np.abs(values.sum(0)).max(), np.abs(values).sum(0).max()
+    return bool(len(values) > 1 and sums <= 100 * jnp.finfo(W.dtype).eps * sizes)
 
 
 @eqx.filter_jit

@@ -19,6 +19,7 @@ from jaxspec.linalg.scaling import power_of_two_scale
 from jaxspec.peeled.actions import PermutationAction, orbitals
 from jaxspec.peeled.averages import check_orbit_sizes, reynolds
 from jaxspec.peeled.checks import (
+    PATIENCE,
     check_distributions,
     check_number,
     checked_start,
@@ -222,6 +223,7 @@ def _solve(program: OrbitProgram, average: _TokenAverage, start: Array, tol: Arr
         check_every=limits.check_every,
         tol=tol,
         max_iter=limits.max_iter,
+        patience=PATIENCE,
     )
     columns = jnp.where(active, fit.x, free)
     values = average(columns, program.size)[0][::-1]

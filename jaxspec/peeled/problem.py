@@ -26,14 +26,24 @@ _NORMS = ("frobenius", "per_vector")
 
 
 class LayerPeeledProblem(eqx.Module):
-    """A layer-peeled program with soft targets.
+    r"""A layer-peeled program with soft targets.
+
+        min_{W, H} L(W H),   L(Z) = sum_j pi_j [logsumexp(z_j) - <p_j, z_j>],   Z of shape (V, m),
+        ||W||_F^2 <= V E_W,   sum_j rho_j ||h_j||^2 <= E_H      (rho_j = 1/m: ||H||_F^2 <= m E_H)
+
+    over all inner dimensions; as a program in Z: ``||Z diag(sqrt(m rho))||_* <= tau = sqrt(V m E_W E_H)``. With
+    ``norm="per_vector"``: ``||w_i||^2 <= E_W`` for every row and ``||h_j||^2 <= E_H`` for every column.
+
+    A column stands for a context, or for a class whose samples have one common feature. ``context_mass=None`` lets each
+    column cost the same however often it occurs; ``context_mass=weights`` counts it once a sample, the convention of
+    imbalanced classification (a budget on the mean of ``||h||^2`` over samples). For unequal weights the optima differ.
 
     Attributes:
         targets: next-token distributions as columns, (V, m).
         weights: pi, probability of each context, (m,).
         budget_W: E_W, mean squared norm of the rows of W (``per_vector``: of each row).
         budget_H: E_H, mean squared norm of the columns of H (``per_vector``: of each column).
-        context_mass: rho, weights of the columns of H in their budget, (m,); None: 1/m each.
+        context_mass: rho, weights of the columns of H in their budget, (m,); None: 1/m each, whatever the weights.
         norm: ``"frobenius"`` or ``"per_vector"`` (static).
 
     Example:
@@ -68,7 +78,8 @@ class LayerPeeledProblem(eqx.Module):
             weights: (m,), >= 0, sum 1; None: 1/m each.
             budget_W: E_W >= 0.
             budget_H: E_H >= 0; None: E_W, so that one number E is both budgets.
-            context_mass: (m,), >= 0, sum 1, positive where the weight is; only with ``frobenius``.
+            context_mass: (m,), >= 0, sum 1, positive where the weight is; only with ``frobenius``. None: each column
+                costs the same; ``weights``: each sample does.
             norm: which budgets.
             checked: whether to look at the values; False for a caller that knows them to be good.
 
@@ -126,7 +137,8 @@ class PeeledSolution(NamedTuple):
         singular_values: of the whole Z diag(sqrt(m rho)), descending.
         rank: how many of them exceed rounding.
         iterations: done.
-        converged: whether the gap fell to the tolerance.
+        converged: whether the gap fell to the tolerance. Where it is rounding already, below 1000 eps, and 100
+            iterations do not lower it by a tenth, a run ends before its iterations are used up, with False.
         active: whether the budget binds; if not, Z is the centred log of the targets.
     """
 
@@ -152,7 +164,10 @@ class FactoredSolution(NamedTuple):
             negative.
         grad_norm: norm of the gradient along the budgets; near 0 at a stationary point, global or not.
         iterations: done.
-        converged: whether ``gap`` or ``grad_norm`` fell to its tolerance.
+        converged: whether the stopping rule was met: ``certified`` or ``stationary``. A stationary point may be far
+            from the optimum; a small ``gap`` alone proves it.
+        certified: whether ``gap`` fell to its tolerance: a global optimum, over all dimensions.
+        stationary: whether ``grad_norm`` did.
     """
 
     W: Float[Array, "*batch V d"]
@@ -162,6 +177,8 @@ class FactoredSolution(NamedTuple):
     grad_norm: Float[Array, "*batch"]
     iterations: Int[Array, "*batch"]
     converged: Bool[Array, "*batch"]
+    certified: Bool[Array, "*batch"] | None = None
+    stationary: Bool[Array, "*batch"] | None = None
 
 
 def numerical_rank(values: Float[Array, " r"], radius: Float[Array, ""], size: int) -> Int[Array, ""]:

@@ -44,15 +44,41 @@ class _Settings(NamedTuple):
     multi_token: str
 
 
+class _Table(NamedTuple):
+    """A matrix in memory, described as one of a file is."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, values: Any) -> "_Table":
+        values = np.asarray(values)
+        if values.ndim != 2:
+            raise ValueError(f"the array has shape {values.shape}; expected a matrix, one row a token")
+        return cls("array", str(values.dtype), values.shape, values)
+
+    def rows(self, rows: Any) -> np.ndarray:
+        rows = np.asarray(rows)
+        if np.any((rows < 0) | (rows >= self.shape[0])):
+            raise IndexError(f"rows run from {rows.min()} to {rows.max()}; the array has {self.shape[0]}")
+        return self.values[rows]
+
+
+def _rows_of(tensor: TensorInfo | _Table, rows: Any) -> np.ndarray:
+    return tensor.rows(rows) if isinstance(tensor, _Table) else rows_of(tensor, rows)
+
+
 class _Matrix(NamedTuple):
     """The matrix, and the mean of its rows where that is what rows are centred by."""
 
-    tensor: TensorInfo
+    tensor: TensorInfo | _Table
     mean: np.ndarray | None
 
 
 def symmetry_report(
-    path: str | PathLike[str],
+    path: str | PathLike[str] | Array | np.ndarray,
     words: str | Sequence[str | int] | Mapping[str, str | Sequence[str | int]],
     *,
     tokenizer: str | PathLike[str] | None = None,
@@ -71,10 +97,11 @@ def symmetry_report(
     token sets in the drawn order. An order that was found in the data is judged by the latter only.
 
     Args:
-        path: checkpoint as in `list_tensors`.
+        path: checkpoint as in `list_tensors`, or a matrix in memory, one row a token.
         words: ``"weekdays"``, ``"months"``, words in their cyclic order (integers are rows), or several such lists by
             name, whose p-values are then adjusted by Holm's method.
-        tokenizer: as in `load_vocab`; None: ``tokenizer.json`` beside the checkpoint, not needed for rows.
+        tokenizer: as in `load_vocab`; None: ``tokenizer.json`` beside the checkpoint, not needed for rows. A matrix in
+            memory needs it for words.
         tensor: name of the matrix; None: `find_unembedding`.
         order: ``"given"``, or ``"discover"``: the best order by `discover_cyclic_order`.
         center: what to subtract: the mean of the ``"group"``, of the ``"vocab"``, or ``"none"``.
@@ -89,22 +116,31 @@ def symmetry_report(
     Raises:
         FileNotFoundError: as in `list_tensors` or `load_vocab`.
         KeyError: a word that is no single token, or no matrix of a known name.
-        ValueError: a bad option, fewer than 4 words, rows that are zero, not finite or equal to each other, or fewer
-            other tokens than words.
+        ValueError: a bad option, an array that is no matrix or has no tokenizer for words, fewer than 4 words, rows
+            that are zero, not finite or equal to each other, or fewer other tokens than words.
         IndexError: a row that the matrix does not have.
     """
     settings = _Settings(order, center, controls, num_samples, multi_token)
     _check(settings)
     key = jax.random.key(0) if key is None else key
-    place = _place(path, tensor)
+    in_memory = hasattr(path, "shape")
+    place = Unembedding(_Table.of(path), False) if in_memory else _place(path, tensor)
     matrix = _Matrix(place.tensor, _mean(place.tensor) if center == "vocab" else None)
     lists = dict(words) if isinstance(words, Mapping) else {words if isinstance(words, str) else "words": words}
-    vocab = _vocabulary(path, tokenizer, lists)
+    vocab = _vocabulary(None if in_memory else path, tokenizer, lists)
     keys = jax.random.split(key, len(lists))
     concepts = [_concept(matrix, vocab, name, lists[name], settings, k) for name, k in zip(lists, keys, strict=True)]
     info = place.tensor
     return SymmetryReport(
-        str(path), info.name, info.shape, info.dtype, place.tied, order, center, controls, tuple(_holm(concepts))
+        info.name if in_memory else str(path),
+        info.name,
+        info.shape,
+        info.dtype,
+        place.tied,
+        order,
+        center,
+        controls,
+        tuple(_holm(concepts)),
     )
 
 
@@ -131,19 +167,24 @@ def _place(path: Any, name: str | None) -> Unembedding:
 def _vocabulary(path: Any, tokenizer: Any, lists: Mapping[str, Any]) -> Vocabulary | None:
     if tokenizer is not None:
         return load_vocab(tokenizer)
+    rows_only = all(isinstance(word, int) for words in lists.values() for word in words)
+    if path is None:
+        if rows_only:
+            return None
+        raise ValueError("an array has no words: give tokenizer, or rows in place of words")
     beside = Path(path) if Path(path).is_dir() else Path(path).parent
     if (beside / "tokenizer.json").is_file():
         return load_vocab(beside / "tokenizer.json")
-    if all(isinstance(word, int) for words in lists.values() for word in words):
+    if rows_only:
         return None
     raise FileNotFoundError(f"no tokenizer.json in {beside}: give tokenizer, or rows in place of words")
 
 
-def _mean(tensor: TensorInfo) -> np.ndarray:
+def _mean(tensor: TensorInfo | _Table) -> np.ndarray:
     rows, columns = tensor.shape
     block, total = max(1, _BLOCK // max(columns, 1)), np.zeros(columns)
     for start in range(0, rows, block):
-        total += rows_of(tensor, np.arange(start, min(start + block, rows))).astype(np.float64).sum(axis=0)
+        total += _rows_of(tensor, np.arange(start, min(start + block, rows))).astype(np.float64).sum(axis=0)
     return total / rows
 
 
@@ -227,7 +268,7 @@ def _values(stat: Callable[[Array], Array], sets: Float[Array, "c n m"]) -> Floa
 def _centred(matrix: _Matrix, rows: Sequence[Sequence[int]], center: str) -> Float[np.ndarray, "n d"]:
     """Rows of words in double precision, the mean of its tokens where a word has several, centred."""
     sizes = [len(group) for group in rows]
-    x = rows_of(matrix.tensor, [row for group in rows for row in group]).astype(np.float64)
+    x = _rows_of(matrix.tensor, [row for group in rows for row in group]).astype(np.float64)
     x = np.add.reduceat(x, np.cumsum([0, *sizes[:-1]])) / np.asarray(sizes)[:, None]
     return x - _center(x, matrix, center)
 
@@ -247,7 +288,7 @@ def _controls(matrix: _Matrix, found: TokenRows, settings: _Settings, key: Array
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     sets = others[[rng.choice(len(others), n, replace=False) for _ in range(settings.controls)]]
     distinct, place = np.unique(sets, return_inverse=True)
-    x = rows_of(matrix.tensor, distinct).astype(np.float64)[place.reshape(sets.shape)]
+    x = _rows_of(matrix.tensor, distinct).astype(np.float64)[place.reshape(sets.shape)]
     return x - _center(x, matrix, settings.center)
 
 

@@ -202,9 +202,10 @@ def _solve(
     gap = jnp.sum(GH * factors.W) + radii[0] * radii[1] * norm
     along = [tangent(x, g, r, None)[0] for x, g, r in zip(factors, (GH, GW), radii, strict=True)]
     grad_norm = jnp.sqrt(sum(jnp.sum(t**2) for t in along))
-    converged = (gap <= tolerances[0]) | (grad_norm <= tolerances[1])
+    certified, stationary = gap <= tolerances[0], grad_norm <= tolerances[1]
+    ends = certified | stationary, certified, stationary
     done = jnp.asarray(static.steps, jnp.int32)
-    return FactoredSolution(factors.W[:V], factors.H[:m].T, value, gap, grad_norm, done, converged)
+    return FactoredSolution(factors.W[:V], factors.H[:m].T, value, gap, grad_norm, done, *ends)
 
 
 def _norm(products, shape: tuple[int, int], dtype: Any, sweeps: int) -> Array:

@@ -30,12 +30,13 @@ from jaxspec.solvers.loop import (
     DIVERGED,
     EMPTY,
     RUNNING,
-    STALLED,
     History,
     as_traced,
+    best_so_far,
     check_loop_arguments,
     empty_history,
     iterate,
+    stalled_at_rounding,
 )
 from jaxspec.solvers.penalties import Displacement, Step, block_norms, limit_of, sum_of_squares
 from jaxspec.solvers.problem import Block, DataTerm
@@ -296,14 +297,10 @@ def _test(problem: _Problem, state: ADMMState) -> ADMMState:
 def _with_status(state: ADMMState, stop: Any) -> ADMMState:
     """State with the status that its last measure means under this rule; a resumed run may bring a new rule."""
     measure = state.measure
-    improved = measure < 0.9 * state.best
-    best, best_iter = jnp.where(improved, measure, state.best), jnp.where(improved, state.iter, state.best_iter)
+    best, best_iter = best_so_far(measure, state.iter, state.best, state.best_iter)
     status = jnp.where(measure <= stop.tol, CONVERGED, RUNNING)
     if stop.patience is not None:
-        # Far from rounding a plateau is slow convergence, which may well go on: only the floor of the dtype is a stall.
-        floor = measure <= 1000 * jnp.finfo(measure.dtype).eps
-        stalled = (status == RUNNING) & (state.iter - best_iter >= stop.patience) & floor
-        status = jnp.where(stalled, STALLED, status)
+        status = stalled_at_rounding(status, measure, state.iter - best_iter >= stop.patience)
     final = (state.status == DIVERGED) | (state.status == EMPTY)
     return state._replace(
         best=best, best_iter=best_iter, status=jnp.where(final, state.status, status).astype(jnp.int32)

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 RUNNING = MAX_ITER = 0
 CONVERGED = 1
@@ -159,18 +159,42 @@ def iterate(
     return jax.lax.scan(lambda carry, _: (bounded_chunk(carry), None), state, length=chunks)[0]
 
 
-def stalled_at_rounding(status: Int[Array, "*batch"], gap: Float[Array, "*batch"]) -> Int[Array, "*batch"]:
-    """Status of a run whose driver knows no stall: iterations used up where the gap is rounding already are one.
+def stalled_at_rounding(
+    status: Int[Array, "*batch"], gap: Float[Array, "*batch"], waited: Bool[Array, "*batch"] | bool = True
+) -> Int[Array, "*batch"]:
+    """Status of a run that does not get on where its gap is rounding already; elsewhere a plateau may well end.
 
     Args:
         status: of the run.
-        gap: the last relative gap.
+        gap: the last gap, or another measure.
+        waited: whether it has not fallen for long enough; True for a run whose iterations are used up.
 
     Returns:
         `STALLED` in place of `RUNNING` where the gap is at most 1000 eps of its dtype.
     """
     floor = gap <= 1000 * jnp.finfo(gap.dtype).eps
-    return jnp.where((status == RUNNING) & floor, STALLED, status)
+    return jnp.where((status == RUNNING) & floor & waited, STALLED, status)
+
+
+def best_so_far(
+    measure: Float[Array, "*batch"],
+    iteration: Int[Array, "*batch"],
+    best: Float[Array, "*batch"],
+    best_iter: Int[Array, "*batch"],
+) -> tuple[Float[Array, "*batch"], Int[Array, "*batch"]]:
+    """The measure that stalls are judged by, and when it was met: replaced by one that is lower by 10%.
+
+    Args:
+        measure: now.
+        iteration: now.
+        best: so far.
+        best_iter: when it was met.
+
+    Returns:
+        ``(best, best_iter)``.
+    """
+    improved = measure < 0.9 * best
+    return jnp.where(improved, measure, best), jnp.where(improved, iteration, best_iter)
 
 
 def check_loop_arguments(max_iter: int, check_every: int, loop: str) -> None:

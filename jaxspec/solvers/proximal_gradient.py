@@ -21,9 +21,11 @@ from jaxspec.solvers.loop import (
     DIVERGED,
     RUNNING,
     History,
+    best_so_far,
     check_loop_arguments,
     empty_history,
     iterate,
+    stalled_at_rounding,
 )
 from jaxspec.solvers.stopping import default_tol, safe_ratio
 
@@ -43,8 +45,10 @@ class ProximalGradientState(NamedTuple):
         measure: last value of what the stopping rule watches; infinity before the first.
         change: ``||x - z|| / ||x||``, the relative prox-gradient norm of the last iteration.
         gap: last value of the certificate; NaN without one.
-        status: 0 iterations used up, 1 converged, 3 diverged.
+        status: 0 iterations used up, 1 converged, 2 stalled at rounding, 3 diverged.
         history: recorded quantities, or None.
+        best: with ``patience`` the measure that a stall is judged by; else None.
+        best_iter: when it was met.
     """
 
     x: PyTree
@@ -56,6 +60,8 @@ class ProximalGradientState(NamedTuple):
     gap: Float[Array, "*batch"]
     status: Int[Array, "*batch"]
     history: History | None
+    best: Float[Array, "*batch"] | None = None
+    best_iter: Int[Array, "*batch"] | None = None
 
 
 class ProximalGradient(NamedTuple):
@@ -96,6 +102,7 @@ def accelerated_proximal_gradient(
     max_iter: int = 1000,
     history: bool = False,
     loop: str = "while",
+    patience: int | None = None,
 ) -> ProximalGradient:
     """Minimises ``f(x) + h(x)`` over a pytree of arrays.
 
@@ -119,6 +126,8 @@ def accelerated_proximal_gradient(
         max_iter: iterations at most in this call (static).
         history: whether to record.
         loop: ``"while"`` or ``"scan"`` (fixed length, reverse-mode differentiable).
+        patience: near rounding (below 1000 eps), iterations without a fall of what is watched by 10% after which the
+            run counts as stalled and ends; None: never (static).
 
     Returns:
         The solution; ``converged`` is False if the run ended otherwise.
@@ -144,7 +153,7 @@ def accelerated_proximal_gradient(
         raise TypeError(f"x0 must hold real floating arrays, got dtype {dtype}")
     state = x0 if isinstance(x0, ProximalGradientState) else _initial(jax.tree.map(jnp.asarray, x0), dtype)
     method = _Method(value_and_grad, prox, inner or _euclidean, extrapolate or _leafwise, certificate, restart)
-    static = (max_iter, check_every, history, loop)
+    static = (max_iter, check_every, history, loop, patience)
     return _run(method, state, jnp.asarray(step, dtype), default_tol(tol, dtype), static)
 
 
@@ -172,9 +181,13 @@ def _initial(x: PyTree, dtype: Any) -> ProximalGradientState:
 
 @eqx.filter_jit
 def _run(
-    method: _Method, state: ProximalGradientState, step: Array, tol: Array, static: tuple[int, int, bool, str]
+    method: _Method,
+    state: ProximalGradientState,
+    step: Array,
+    tol: Array,
+    static: tuple[int, int, bool, str, int | None],
 ) -> ProximalGradient:
-    max_iter, check_every, history, loop = static
+    max_iter, check_every, history, loop, patience = static
     first = state.iter
     blank = None
     if history:
@@ -183,10 +196,13 @@ def _run(
         blank = empty_history(max_iter, dict.fromkeys(names, scalar))
     # A resumed state is judged by what this call watches, which the call before may not have.
     measure = state.change if method.certificate is None else state.gap
-    state = _with_status(state._replace(history=blank, measure=measure), tol)
+    state = state._replace(history=blank, measure=measure, best=None, best_iter=None)
+    if patience is not None:
+        state = state._replace(best=jnp.full_like(measure, jnp.inf), best_iter=state.iter)
+    state = _with_status(state, tol, patience)
     state = iterate(
         lambda state: _step(method, step, first, state),
-        lambda state: _test(method, tol, first, state),
+        lambda state: _test(method, (tol, patience), first, state),
         state,
         max_iter=max_iter,
         check_every=check_every,
@@ -237,17 +253,21 @@ def _step(method: _Method, step: Array, first: Array, state: ProximalGradientSta
     return state._replace(history=state.history.record(state.iter - first - 1, record))
 
 
-def _test(method: _Method, tol: Array, first: Array, state: ProximalGradientState) -> ProximalGradientState:
+def _test(method: _Method, stop: tuple, first: Array, state: ProximalGradientState) -> ProximalGradientState:
     if method.certificate is None:
-        return _with_status(state._replace(measure=state.change), tol)
+        return _with_status(state._replace(measure=state.change), *stop)
     _, grad = method.value_and_grad(state.x)
     gap = method.certificate(state.x, grad)
     state = state._replace(gap=gap, measure=gap)
     if state.history is not None:
         state = state._replace(history=state.history.record(state.iter - first - 1, {"gap": gap}))
-    return _with_status(state, tol)
+    return _with_status(state, *stop)
 
 
-def _with_status(state: ProximalGradientState, tol: Array) -> ProximalGradientState:
+def _with_status(state: ProximalGradientState, tol: Array, patience: int | None) -> ProximalGradientState:
     status = jnp.where(state.measure <= tol, CONVERGED, RUNNING)
+    if patience is not None:
+        best, best_iter = best_so_far(state.measure, state.iter, state.best, state.best_iter)
+        status = stalled_at_rounding(status, state.measure, state.iter - best_iter >= patience)
+        state = state._replace(best=best, best_iter=best_iter)
     return state._replace(status=jnp.where(state.status == DIVERGED, DIVERGED, status).astype(jnp.int32))

@@ -99,7 +99,7 @@ def baselines_result(worse):
     dims, spread = np.array([32, 64, 128]), np.ones((1, 4))
     alls = np.array([30.8, 100.0, 322.0])[:, None] * spread
     alls = np.array([28.0, 60.0, 160.0])[:, None] * spread if worse else alls
-    predicted, optimal = np.array([24.5, 85.5, 313.9]), np.array([182.0, 564.0, 1813.0])
+    predicted, optimal = np.array([33.2, 104.6, 354.5]), np.array([182.0, 564.0, 1813.0])
     fraction = np.array([90.0, 160.0])[:, None] * spread
     fraction_predicted = np.array([50.0 if worse else 85.0, 150.0])
     sizes, loads = np.array([43, 87, 130]), np.array([0.5, 1.0, 1.5])

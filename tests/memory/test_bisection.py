@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxspec.memory import bisection, capacity, sample_associations
+from jaxspec.memory import Associations, bisection, capacity, sample_associations
 from jaxspec.memory.bisection import _Bracket, _following, _narrowed, _Prior
 from tests.memory.problems import separable
 
@@ -135,3 +135,18 @@ def test_an_answer_beyond_undecided_ones_settles_them():
 def test_bad_options_are_named(options, name):
     with pytest.raises(ValueError, match=name):
         capacity(jax.random.key(0), **{"d": 3, **options})
+
+
+def test_capacity_of_ones_own_facts_is_that_of_the_draw():
+    key, d = jax.random.key(3), 6
+    drawn = capacity(key, d, num_seeds=1)
+    facts = sample_associations(jax.random.fold_in(key, 0), 40, d)
+    for own in (facts, Associations(*(np.asarray(v, np.float64) for v in facts[:2]))):
+        found = capacity(own)
+        assert (found.low, found.high) == (drawn.low, drawn.high)
+    few = Associations(*(v[: int(drawn.low[0])] for v in facts[:2]))
+    assert (capacity(few).low, capacity(few).high) == (drawn.low, drawn.low + 1)
+    with pytest.raises(ValueError, match="d is 5; expected None or 6"):
+        capacity(facts, 5)
+    with pytest.raises(ValueError, match="d is None"):
+        capacity(key)

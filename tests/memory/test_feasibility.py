@@ -1,11 +1,13 @@
 """Feasibility against a linear program, with certificates recomputed by definition."""
 
+from contextlib import nullcontext
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxspec.memory import Associations, check_feasible, margins, sample_associations
+from jaxspec.memory import Associations, check_feasible, margins, sample_associations, with_answers
 from tests.memory.problems import rows, separable, weyl
 
 P, D = 20, 5  # critical p: 11.7
@@ -123,13 +125,14 @@ def test_status_survives_scale_rotation_and_order(n):
 
 def test_pairs_that_cannot_be_told_apart():
     a = draw(6)
-    for other in (
-        Associations(a.x, a.y.at[1].set(a.y[0])),
-        Associations(a.x.at[2].set(0), a.y),
-        Associations(0 * a.x, a.y),
-        Associations(a.x, 0 * a.y),
+    for other, told in (
+        (Associations(a.x, a.y.at[1].set(a.y[0])), True),
+        (Associations(a.x.at[2].set(0), a.y), False),
+        (Associations(0 * a.x, a.y), False),
+        (Associations(a.x, 0 * a.y), True),
     ):
-        found = check_feasible(other, n=4)
+        with pytest.warns(UserWarning, match="with_answers") if told else nullcontext():
+            found = check_feasible(other, n=4)
         assert int(found.status) == -1
         assert float(found.upper) < 1e-5
         assert_certified(found, other, 4)
@@ -192,3 +195,12 @@ def test_bad_options_are_named(options, name):
         check_feasible(draw(0), W0=jnp.full((D, D), jnp.nan))
     with pytest.raises(ValueError, match="y has shape"):
         check_feasible(Associations(jnp.ones((3, 2)), jnp.ones((2, 2))))
+
+
+def test_keys_that_share_a_value_are_told_of_with_answers():
+    values = jnp.eye(4)[jnp.array([0, 1, 2, 0])]
+    shared = Associations(jnp.eye(4), values)
+    with pytest.warns(UserWarning, match="with_answers"):
+        assert check_feasible(shared).status == -1
+    assert check_feasible(shared, n=3).status == 1  # the first three values differ
+    assert check_feasible(with_answers(jnp.eye(4), jnp.eye(4), [[0], [1], [2], [0]])).status == 1

@@ -167,6 +167,7 @@ def test_solvers(call, message):
         (lambda: peeled.permutation_test(peeled.harmonic_score, jnp.ones((9, 9))), "key is None and n is 9"),
         (lambda: peeled.permutation_test(peeled.harmonic_score, jnp.ones((2, 3))), "G has shape"),
         (lambda: peeled.permutation_test(peeled.harmonic_score, jnp.full((3, 3), jnp.nan)), "not finite"),
+        (lambda: peeled.permutation_test(peeled.harmonic_score, jnp.triu(jnp.ones((5, 5)))), "not symmetric"),
         (lambda: peeled.permutation_test(peeled.harmonic_score, jnp.ones((3, 3)), exact_limit=12), "exact_limit is 12"),
         (
             lambda: peeled.permutation_test(peeled.harmonic_score, jnp.ones((9, 9)), key=KEY, num_samples=0),

@@ -244,3 +244,20 @@ def test_other_tokens_of_the_table_are_a_null_too():
     assert special.p_value == pytest.approx(1 / 200)
     usual = token_set_test(centred_defect, table, [0, 1, 2, 4], key=jax.random.key(1), num_samples=199)
     assert usual.p_value > 0.01
+
+
+def test_centred_noise_is_no_simplex_against_a_null_that_is_centred_too():
+    """Subtracting the mean brings any rows nearer to a simplex: raw Gaussian rows are no null for them."""
+    p_values = []
+    for seed in range(40):
+        rows = np.random.default_rng(seed).standard_normal((7, 64))
+        key = jax.random.key(seed)
+        tested = gaussian_test(simplex_etf_defect, rows, key=key, num_samples=99, center=True)
+        again = gaussian_test(simplex_etf_defect, rows - rows.mean(0), key=key, num_samples=99, center=True)
+        assert tested.p_value == pytest.approx(again.p_value, abs=0.021)
+        p_values.append(tested.p_value)
+    assert np.mean(np.array(p_values) <= 0.05) < 0.2  # 40 draws of probability .05: more than 7 in one of 1e3 runs
+    assert abs(np.mean(p_values) - 0.5) < 4 * np.sqrt(1 / 12 / 40)
+    with pytest.warns(UserWarning, match="center=True"):
+        fooled = gaussian_test(simplex_etf_defect, rows - rows.mean(0), key=key, num_samples=99)
+    assert fooled.p_value < 0.05

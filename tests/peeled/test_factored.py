@@ -53,7 +53,9 @@ def test_below_the_rank_the_value_is_higher_and_the_gap_says_so(keys):
     problem = LayerPeeledProblem(circulant(p))
     optimum = solve_cyclic(p, 1.0)
     found = jax.vmap(lambda key: solve_factored(key, problem, 3))(keys)
-    assert bool(found.converged.all())  # stationary
+    assert bool(found.converged.all())
+    assert bool(found.stationary.all())
+    assert not bool(found.certified.any())
     excess = np.asarray(found.value - optimum.value)
     assert np.all(excess > 1e-2)
     assert np.all(np.asarray(found.gap) >= excess)

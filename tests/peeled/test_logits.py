@@ -11,6 +11,7 @@ from jaxspec.peeled import (
     LayerPeeledProblem,
     balancedness_defect,
     circulant,
+    cosines,
     duality_gap,
     factorization_defect,
     factorize_logits,
@@ -267,3 +268,42 @@ def test_nan_under_jit_is_returned_and_not_called_converged(targets):
     solution = jax.jit(lambda P: solve_logits(LayerPeeledProblem(P)))(bad)
     assert not bool(solution.converged)
     assert np.isnan(float(solution.value))
+
+
+def test_float32_runs_end_at_rounding_before_their_iterations_are_used_up():
+    rng = np.random.default_rng(0)
+    targets = rng.dirichlet(np.full(40, 0.1), size=120).T.astype(np.float32)
+    weights = rng.dirichlet(np.ones(120)).astype(np.float32)
+    problem = LayerPeeledProblem(targets, weights, budget_W=3.0, budget_H=1.5)
+    for solution in (solve_logits(problem), solve_logits_penalised(targets, weights, np.float32(1e-3))):
+        assert solution.value.dtype == jnp.float32
+        assert not solution.converged
+        assert solution.iterations < 2000
+        assert 1e-6 < solution.gap < 1e-4
+    path = solve_logits_path(problem, np.array([0.5, 2.0], np.float32))
+    np.testing.assert_array_equal(path.converged, path.gap <= 1e-6)
+    assert np.all(path.iterations < 2000)
+
+
+def test_rare_classes_collapse_and_the_two_conventions_of_their_cost_differ():
+    """Three frequent classes and three rare ones: at 100 to 1 the rare ones share a row, at 10 to 1 they do not yet."""
+
+    def solved(ratio, per_sample):
+        weights = np.array([ratio] * 3 + [1.0] * 3) / (3 * ratio + 3)
+        mass = weights if per_sample else None
+        solution = solve_logits(LayerPeeledProblem(jnp.eye(6), weights, 2.0, context_mass=mass))
+        assert bool(solution.converged)
+        W, H = factorize_logits(solution.logits, 2.0, 2.0, context_mass=mass)
+        costs = np.full(6, 1 / 6) if mass is None else mass
+        assert float(jnp.sum(costs * jnp.sum(H**2, axis=0))) == pytest.approx(2)  # the budget that is meant
+        return solution, np.asarray(cosines(W))
+
+    assert float(solved(10, False)[0].value) == pytest.approx(0.191, abs=5e-4)
+    assert float(solved(10, True)[0].value) == pytest.approx(0.267, abs=5e-4)
+    for per_sample in (False, True):
+        balanced, spread, collapsed = (solved(ratio, per_sample) for ratio in (1, 10, 100))
+        np.testing.assert_allclose(balanced[1][0, 1:], -0.2, atol=1e-5)
+        assert int(balanced[0].rank) == int(spread[0].rank) == 5
+        assert spread[1][3, 4] < 0.5
+        assert int(collapsed[0].rank) == 3
+        np.testing.assert_allclose(collapsed[1][3:, 3:], 1, atol=1e-6)

@@ -150,6 +150,7 @@ def test_the_command_line_writes_and_says(checkpoint, tmp_path, capsys):
     [
         (["--words", "Monday,Noday,Tuesday,Sunday"], "these are not: Noday"),
         (["--words", "Monday,Tuesday,Sunday"], "at least 4"),
+        (["--words", "colors"], "--words has 'colors'; expected one of ('weekdays', 'months'), or words with commas"),
         (["--words", "0,1,2,99"], "99"),
         (["--tensor", "absent"], "absent"),
         (["--tokenizer", "absent.json"], "no such vocabulary"),
@@ -206,3 +207,21 @@ def test_a_key_decides_the_controls(checkpoint):
     )
     assert first.harmonic == again.harmonic
     assert first.harmonic.low != other.harmonic.low
+
+
+@pytest.mark.parametrize("center", ["group", "vocab"])
+def test_a_matrix_in_memory_is_judged_as_the_file_is(checkpoint, center):
+    rows = jnp.asarray(table(), jnp.float16)
+    tokenizer, options = checkpoint / "tokenizer.json", {"controls": 9, "center": center}
+    from_file = symmetry_report(checkpoint, "weekdays", **options)
+    in_memory = symmetry_report(rows, "weekdays", tokenizer=tokenizer, **options)
+    by_row = symmetry_report(np.asarray(rows), list(range(7)), **options)
+    assert in_memory.concepts[0].harmonic == from_file.concepts[0].harmonic == by_row.concepts[0].harmonic
+    assert in_memory.tensor == "array"
+    for call, error in (
+        (lambda: symmetry_report(rows, "weekdays"), "give tokenizer"),
+        (lambda: symmetry_report(rows[0], [0, 1, 2, 3]), r"shape \(24,\); expected a matrix"),
+        (lambda: symmetry_report(rows, [0, 1, 2, 80]), "the array has 80"),
+    ):
+        with pytest.raises((ValueError, IndexError), match=error):
+            call()

@@ -11,6 +11,7 @@ from jaxspec.completion import blocks, complete_tensor
 from jaxspec.linalg import singular_values
 from jaxspec.prox import svt
 from jaxspec.solvers import accelerated_proximal_gradient
+from jaxspec.solvers.loop import RUNNING, STALLED
 
 RESTARTS = ["gradient", "none", "always"]
 
@@ -312,3 +313,16 @@ def test_integer_starts_are_refused():
         accelerated_proximal_gradient(
             LeastSquares(jnp.asarray(a), jnp.asarray(b)), Soft(jnp.asarray(0.1)), jnp.zeros(8, int), step=1.0
         )
+
+
+def test_a_run_at_rounding_ends_as_stalled_and_one_far_from_it_goes_on():
+    x0 = jnp.zeros(2, jnp.float32)
+    quadratic = lambda x: (0.5 * jnp.sum((x - 3) ** 2), x - 3)  # noqa: E731
+    options = {"step": 1.0, "tol": 1e-9, "max_iter": 1000, "patience": 50}
+    for floor, status, iterations in ((1e-5, STALLED, 60), (1e-3, RUNNING, 1000)):
+        gap = lambda x, g, at=floor: at + 0 * x[0]  # noqa: E731
+        found = accelerated_proximal_gradient(quadratic, lambda v, step: v, x0, certificate=gap, **options)
+        assert (found.state.status, found.iterations, found.converged) == (status, iterations, False)
+    resumed = accelerated_proximal_gradient(quadratic, lambda v, step: v, found.state, step=1.0, max_iter=10)
+    assert resumed.converged
+    assert resumed.state.best is None
