@@ -145,7 +145,11 @@ def leading(rows: Float[Array, "R d"], k: int, *, engine: str, key: Key[Array, "
 
 
 def alignments(
-    factors: Sequence[Float[Array, "_ _ d"]], directions: Float[Array, "d k"], key: Key[Array, ""], draws: int
+    factors: Sequence[Float[Array, "_ _ d"]],
+    directions: Float[Array, "d k"],
+    key: Key[Array, ""],
+    draws: int,
+    removed: Float[Array, "d m"] | None = None,
 ) -> Alignment:
     """Alignment of the leading directions of the matrices after removing the first 0, ..., k - 1 of ``directions``.
 
@@ -154,10 +158,14 @@ def alignments(
         directions: orthonormal columns, or zero.
         key: random key of the null.
         draws: number of draws of the null.
+        removed: what is removed besides, orthonormal with ``directions``, or zero.
 
     Returns:
         `Alignment`. Matrices that are zero, or of which nothing is left, do not count.
     """
+    first = 0 if removed is None else removed.shape[1]
+    if removed is not None:
+        directions = orthonormal_or_zero(jnp.concatenate([removed, directions], axis=1))
     d, k = directions.shape
     layers = sum(f.shape[0] for f in factors)
     drawn = is_drawn(layers, d)
@@ -181,8 +189,24 @@ def alignments(
         return (count, null), (aligned, alignment_p_value(aligned, count, null, space))
 
     start = jnp.array(-1), jnp.zeros(draws if drawn else 0, jnp.float32)
-    _, (aligned, p) = jax.lax.scan(level, start, jnp.arange(k))
+    _, (aligned, p) = jax.lax.scan(level, start, jnp.arange(first, k))
     return Alignment(aligned, p)
+
+
+def orthonormal_or_zero(columns: Float[Array, "d k"]) -> Float[Array, "d k"]:
+    """Orthonormal columns that span, one after the other, what the given ones do; zero columns stay zero.
+
+    Args:
+        columns: independent, or zero.
+
+    Returns:
+        The columns.
+    """
+    present = jnp.any(columns != 0, axis=0)
+    # QR makes something of a zero column, to which all later ones would be orthogonal: such columns go last.
+    order = jnp.argsort(~present)
+    q, _ = decompositions.qr(columns[:, order])
+    return jnp.zeros_like(columns).at[:, order].set(q) * present
 
 
 def shares(factors: Sequence[Float[Array, "_ _ d"]], directions: Float[Array, "d k"]) -> list[Float[Array, "_ k"]]:
