@@ -84,7 +84,7 @@ def field_path(flow: Flow, state: FlowState, *, dt: ArrayLike, num_steps: int) -
         flow: from `hamiltonian_flow`.
         state: from ``flow.init``.
         dt: step, > 0.
-        num_steps: number of steps.
+        num_steps: number of steps (static).
 
     Returns:
         A pytree in H with a leading axis of ``num_steps + 1``.

@@ -161,7 +161,8 @@ def alignments(
         removed: what is removed besides, orthonormal with ``directions``, or zero.
 
     Returns:
-        `Alignment`. Matrices that are zero, or of which nothing is left, do not count.
+        `Alignment`. Matrices that are zero, or of which nothing is left, do not count. Where nothing is drawn, which is
+        for more than 128 matrices, the null of matrices of rank one does not know that directions were removed.
     """
     first = 0 if removed is None else removed.shape[1]
     if removed is not None:
@@ -171,6 +172,8 @@ def alignments(
     drawn = is_drawn(layers, d)
     # What is left lies in d - k + 1 dimensions at least: this makes the null of all factors a little too wide.
     space = max(d - k + 1, 2)
+    # A matrix of rank one is its direction: removing one fitted to all of them leaves a linear relation among the rest.
+    related = k if all(f.shape[1] == 1 for f in factors) else 0
     scaled = [f / power_of_two_scale(f, keepdims=True) for f in factors]
     parts = [(f, matmul(f, f.mT), matmul(f, directions)) for f in scaled]
 
@@ -182,10 +185,13 @@ def alignments(
 
         def draw():
             present = ordered(count.astype(aligned.dtype), aligned).astype(int)
-            return alignment_null(key, layers, space, draws=draws, count=present)
+            gone = jnp.sum(jnp.any(removed != 0, axis=0)) if related else 0
+            return alignment_null(
+                key, layers, space, draws=draws, count=present, relations=gone, most_relations=related
+            )
 
         if drawn:
-            null = jax.lax.cond(count == previous, lambda: null, draw)
+            null = draw() if related else jax.lax.cond(count == previous, lambda: null, draw)
         return (count, null), (aligned, alignment_p_value(aligned, count, null, space))
 
     start = jnp.array(-1), jnp.zeros(draws if drawn else 0, jnp.float32)

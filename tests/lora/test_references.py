@@ -55,6 +55,17 @@ def test_what_controls_share_and_chance_are_no_factors(rank, strength):
     assert float(report.reference.value[0]) < 2.5  # of chance, 1 and its spread: few rows are along any direction
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_factor_of_matrices_of_rank_one_is_one(seed):
+    """What is left of them has a linear relation, which the null of the second factor has as well."""
+    rng = np.random.default_rng([9, seed])
+    u, common = unit(rng), unit(rng)
+    report = identify_factors(drawn(rng, 1, (u, 2.0)), roles=lambda path: "writes")
+    assert int(report.n_factors) == 1
+    report = found(drawn(rng, 1, (common, 2.0)), [drawn(rng, 1, (common, 2.0)) for _ in range(2)])
+    assert int(report.n_factors) == 0
+
+
 @pytest.mark.parametrize("rank", [2, 16])
 def test_a_factor_beside_what_controls_share_is_found_as_if_alone(rank):
     rng = np.random.default_rng(rank)
