@@ -2,6 +2,7 @@
 
 from jaxspec.flow import moe
 from jaxspec.flow.chaos import ChaosResult, coupling_error
+from jaxspec.flow.curvature import LocalLipschitz, local_lipschitz
 from jaxspec.flow.hamiltonian import Flow, hamiltonian_flow
 from jaxspec.flow.integrate import field_path, integrate
 from jaxspec.flow.objective import MeanFieldObjective, force, mean_field
@@ -16,6 +17,7 @@ __all__ = [
     "FlowDiagnostics",
     "FlowParams",
     "FlowState",
+    "LocalLipschitz",
     "MeanFieldObjective",
     "MuonParams",
     "RateFit",
@@ -30,6 +32,7 @@ __all__ = [
     "half_step_readout",
     "hamiltonian_flow",
     "integrate",
+    "local_lipschitz",
     "max_stable_lr",
     "mean_field",
     "moe",

@@ -41,7 +41,7 @@ def coupling_error(flow: Flow, position: PyTree, reference: PyTree, *, dt: Array
         position: particles that are single matrices, leaves (*repeats, N, m, n).
         reference: `field_path` of the limit, with the same ``dt`` and ``num_steps``.
         dt: step, > 0.
-        num_steps: number of steps.
+        num_steps: number of steps (static).
 
     Returns:
         The distances.

@@ -53,14 +53,15 @@ def solve_midpoint(
         middle = _middle(position, end)
         at_middle = flow.evaluate(middle).force
         gradient = _discrete(flow, at_middle, _minus(end, position), flow.evaluate(end).objective - objective)
-        return jax.tree.map(lambda p, g: p - h * g, momentum, gradient)
+        # Data of another precision than the particles must not change the type of what is solved for.
+        return jax.tree.map(lambda p, g: (p - h * g).astype(p.dtype), momentum, gradient)
 
     def residual(end):
         end = unravel(end)
         new = new_momentum(end)
         velocity = flow.kinetic(_middle(momentum, new)).velocity
         velocity = _discrete(flow, velocity, _minus(new, momentum), flow.mean_kinetic(new) - energy)
-        return ravel_pytree(jax.tree.map(lambda e, x, v: e - x - h * v, end, position, velocity))[0]
+        return ravel_pytree(jax.tree.map(lambda e, x, v: (e - x - h * v).astype(x.dtype), end, position, velocity))[0]
 
     half = jax.tree.map(lambda p, g: p - h / 2 * g, momentum, force)
     start = jax.tree.map(lambda x, v: x + h * v, position, flow.kinetic(half).velocity)

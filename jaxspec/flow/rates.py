@@ -146,7 +146,8 @@ def max_stable_lr(eps: ArrayLike, lipschitz: ArrayLike) -> Float[Array, ""]:
 
     Args:
         eps: floor of the EMA momentum, > 0.
-        lipschitz: ``L`` of the gradient in the weighted metric, > 0.
+        lipschitz: ``L`` of the gradient in the weighted metric, > 0, everywhere on the way; `local_lipschitz` measures
+            it at one place.
 
     Returns:
         The step.

@@ -34,8 +34,12 @@ class FlowDiagnostics(NamedTuple):
         dissipation_rate: ``gamma E_w sum_k b_k <P_k, Orth(P_k)>``, which is ``-dH/dt`` of the exact flow.
         identity_defect: ``H - H_0`` plus the trapezoid sum of the dissipation rate over every step since the start.
         momentum_max: largest Frobenius norm of a momentum matrix, which bounds its largest singular value.
-        converged: implicit method: every step since the last saved time was solved; explicit methods: all values are
-            finite.
+        converged: all values are finite; and, implicit method: every step since the last saved time was solved;
+            explicit methods: ``energy_rise`` is at most a twentieth of the largest ``K`` at the saved times so far
+            (and rounding), a criterion of ours that steps beyond the stable ones fail. True says nothing about the
+            distance to a minimum.
+        energy_rise: how far ``H`` is above its lowest value at the saved times of this run so far; 0 for the exact
+            flow. No method but ``discrete_gradient`` keeps it at 0 for every step.
     """
 
     objective: Float[Array, "saved"]
@@ -45,3 +49,4 @@ class FlowDiagnostics(NamedTuple):
     identity_defect: Float[Array, "saved"]
     momentum_max: Float[Array, "saved"]
     converged: Bool[Array, "saved"]
+    energy_rise: Float[Array, "saved"] | None = None

@@ -9,7 +9,7 @@ from jaxspec.lora.directions import orthonormal_directions
 from jaxspec.lora.evidence import Evidence, PreExistence, pre_existence
 from jaxspec.lora.hooks import ablate, block_cotangent, block_hook, caft_hook, preventative_hook, steer
 from jaxspec.lora.identify import FactorReport, identify_factors
-from jaxspec.lora.layouts import kernel_layout, module_path
+from jaxspec.lora.layouts import base_weights, kernel_layout, module_path
 from jaxspec.lora.peft_files import PeftAdapter, load_peft, save_peft
 from jaxspec.lora.penalty import stream_penalty
 from jaxspec.lora.roles import DEFAULT_ROLES, factor_roles, fold_norm, resolve_roles, roles_from_path, weight_roles
@@ -26,6 +26,7 @@ __all__ = [
     "Tradeoff",
     "ablate",
     "apply",
+    "base_weights",
     "block_cotangent",
     "block_hook",
     "caft_hook",

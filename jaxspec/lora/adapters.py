@@ -60,7 +60,7 @@ def init(
             instance with the gain of a normalisation folded in (`fold_norm`); modules that it lacks are not projected.
         roles: of the modules, as in `resolve_roles`; read only where ``project`` is one array.
         default_role: for modules without a role.
-        layout: as in `find_modules`.
+        layout: of all parameters, by module, or a function of path and shape like `kernel_layout`, which names them.
 
     Returns:
         ``{module: {"a": (*batch, r, in), "b": (*batch, out, r)}}``.
@@ -128,7 +128,7 @@ def apply(
         params: parameters of a model, of any of the kinds that `init` takes.
         adapter: as made by `init` or read by `load_peft` (its ``factors``).
         scale: ``s``, or a mapping from modules to it.
-        layout: as in `find_modules`.
+        layout: of all parameters, by module, or a function of path and shape like `kernel_layout`, which names them.
         lazy: put `AdaptedMatrix` in place of the arrays, which compute ``x W^T + s (x A^T) B^T`` without forming the
             sum, for models that use them with the operator ``@`` alone: equinox layers, plain ``x @ w``.
 
@@ -274,6 +274,25 @@ def scale_of(scale: Scale, module: str) -> ArrayLike:
     return scale[module]
 
 
+def checked_adapter(adapter: Any, name: str = "adapter") -> Adapter:
+    """The adapter, if it is a mapping from modules to factors.
+
+    Args:
+        adapter: what was given.
+        name: of the argument, for the message.
+
+    Returns:
+        The adapter.
+
+    Raises:
+        TypeError: something else; for a `PeftAdapter` the message names its fields.
+    """
+    if not isinstance(adapter, Mapping):
+        fields = "; pass its .factors, with scale=its .scales" if hasattr(adapter, "factors") else ""
+        raise TypeError(f"{name} is {type(adapter).__name__}; expected a mapping from modules to factors{fields}")
+    return adapter
+
+
 def checked_factors(module: str, leaf: Leaf, *, dora: bool = False) -> tuple[Array, Array]:
     """The factors of one module, whose shapes fit.
 
@@ -340,6 +359,7 @@ def _projected(adapter, project, roles, default_role):
 
 def _places(params, adapter, layout):
     modules = find_modules(params, layout)
+    checked_adapter(adapter)
     missing = [module for module in adapter if module not in modules]
     if missing:
         raise ValueError(f"the adapter has modules that params lacks: {_some(missing)}; params has {_some(modules)}")

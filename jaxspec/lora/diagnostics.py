@@ -68,7 +68,7 @@ def reliance(
             out.
         roles: of the modules, as in `resolve_roles`; those with role ``"none"`` are left out.
         scale: of the adapter; dense changes are multiplied as well.
-        base: module to frozen weight (*batch, out, in), in PEFT orientation, for modules where it is known.
+        base: module to frozen weight (*batch, out, in), as from `base_weights`, for modules where it is known.
         default_role: for modules without a role.
 
     Returns:

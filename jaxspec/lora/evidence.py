@@ -15,11 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxspec.chance import upper_p_value
-from jaxspec.linalg import decompositions, ordered
 from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
 from jaxspec.lora.roles import DEFAULT_ROLES, Roles
 from jaxspec.lora.selection import stream_matrices
-from jaxspec.lora.spectra import Leading, leading
 
 
 class Evidence(NamedTuple):
@@ -76,7 +74,9 @@ def pre_existence(
 
     Args:
         directions: unit columns.
-        base: path to base weights, (*batch, out, in), as in an adapter; matrices that carry no adapter count too.
+        base: path to base weights, (*batch, out, in) with ``y = W h``, as `base_weights` makes them of a model's
+            parameters; matrices that carry no adapter count too. A square matrix the other way round (a flax kernel, a
+            plain array used as ``x @ w``) cannot be told from a right one, and measures the wrong side.
         activations: states of the stream on prompts without labels, (*samples, d), at least two; or a sequence of such
             arrays, one for every depth, such as after each block: a factor turns with depth, and may show early only.
             Then the largest value over depths counts, in the null as well.
@@ -90,8 +90,8 @@ def pre_existence(
         The evidence.
 
     Raises:
-        ValueError: base weights or states that are not finite, weights of unknown role, states of another width, fewer
-            than two of them.
+        ValueError: base weights or states that are not finite, weights of unknown role, entries of ``base`` that are no
+            arrays (a nested tree), none of them on the stream; states of another width, fewer than two of them.
         TypeError: not real floating point.
 
     Example:
@@ -108,6 +108,11 @@ def pre_existence(
     if base is not None:
         for name, side in (("content_w", "writes"), ("content_r", "reads")):
             raw[name] = _content(probes, base, roles, side, default_role)
+        if raw["content_w"] is None and raw["content_r"] is None:
+            raise ValueError(
+                f"base has {_some(base)}, none of which writes into or reads from a stream of width "
+                f"{directions.shape[0]}; expected matrices (*batch, out, in) by path, as from jaxspec.lora.base_weights"
+            )
     if activations is not None:
         depths = activations if isinstance(activations, Sequence) else [activations]
         if not depths:
@@ -116,51 +121,6 @@ def pre_existence(
     if raw["content_w"] is not None and raw["act"] is not None:
         raw["pooled"] = _standardised(raw["content_w"], k) + _standardised(raw["act"], k)
     return PreExistence(**{name: None if x is None else _among(x, k, alpha) for name, x in raw.items()})
-
-
-def against_references(
-    own: Float[Array, "R d"], references: Sequence[Float[Array, "_ d"]], k: int, key: Key[Array, ""], engine: str
-) -> tuple[Leading, Evidence]:
-    r"""Directions ``C x`` for ``C x = lambda (C_ref + eps I) x``: what the adapter has more of than controls.
-
-    The eigenvector ``x`` itself is a filter: it avoids what the controls have, wherever that leads, and may have little
-    to do with where the adapter pushes; ``C x`` is the push that the filter sees.
-
-    ``C`` and every reference's ``C_i`` are divided by their traces, ``C_ref`` is the mean of the ``C_i`` and ``eps =
-    1e-3 tr(C_ref) / d``. The p-value of the j-th direction compares ``lambda_j`` with that of each reference against
-    all others, the adapter among them: exact if the adapter is exchangeable with the references.
-
-    Args:
-        own: rows of all factors, as in `jaxspec.lora.spectra.leading`.
-        references: those of the control adapters.
-        k: number of directions.
-        key: random key.
-        engine: as in `leading`.
-
-    Returns:
-        Orthonormal directions with their strengths in ``own``; the ratio ``u^T C u / max_i u^T C_i u`` as evidence.
-    """
-    parts = [_unit_trace(f) for f in (own, *references)]
-    values, root = [], None
-    for i, part in enumerate(parts):
-        others = jnp.concatenate([f for j, f in enumerate(parts) if j != i]) / jnp.sqrt(len(references))
-        root = _whitening(others, after=values[-1:])
-        found = leading(root(part), k, engine=engine, key=key)
-        values.append(found.strengths)
-        if i == 0:
-            filters = root(found.directions.T)
-            images = jnp.matmul(jnp.matmul(filters, part.T, precision="highest"), part, precision="highest")
-            q, _ = decompositions.qr((images / jnp.maximum(jnp.linalg.norm(images, axis=1, keepdims=True), 1e-30)).T)
-            directions = _signed(q) * (found.strengths > 0)
-    along = jnp.stack([_squares(directions, f) for f in parts])
-    held = jnp.max(along[1:], axis=0)
-    # Where no control holds anything the ratio is that to the floor which the problem itself has.
-    ratio = along[0] / jnp.maximum(held, 1e-3 / own.shape[1])
-    p = upper_p_value(jnp.stack(values[1:]), values[0])
-    strengths = jnp.sqrt(_squares(directions, own))
-    plain = leading(ordered(own, values[-1]), k, engine=engine, key=key)
-    threshold = jnp.max(jnp.stack(values[1:])[:, 0])
-    return plain._replace(directions=directions, strengths=strengths), Evidence(ratio, p.astype(ratio.dtype), threshold)
 
 
 @eqx.filter_jit
@@ -175,7 +135,13 @@ def _forms(w: Array, probes: Array, scale: Array, rows: bool) -> tuple[Array, Ar
 def _content(probes, base, roles, side, default_role):
     """Quadratic form of every probe over its mean; None without a matrix of that side and width."""
     width = probes.shape[0]
-    shapes = {path: jnp.shape(w) for path, w in base.items() if jnp.ndim(w) >= 2}
+    nested = [path for path, w in base.items() if not hasattr(w, "ndim")]
+    if nested:
+        raise ValueError(
+            f"base holds {type(base[nested[0]]).__name__} at {nested[0]}; expected matrices (*batch, out, in) by path: "
+            "pass jaxspec.lora.base_weights(params)"
+        )
+    shapes = {path: w.shape for path, w in base.items() if w.ndim >= 2}
     found = stream_matrices(shapes, roles, side=side, width=width, default_role=default_role, none_is_an_error=False)[0]
     if not found:
         return None
@@ -186,6 +152,10 @@ def _content(probes, base, roles, side, default_role):
         form, own = _forms(w, probes, scale, side == "writes")
         forms, trace = forms + form, trace + own
     return forms * width / jnp.where(trace == 0, 1, trace)
+
+
+def _some(base):
+    return ", ".join(list(map(str, base))[:5]) + (", ..." if len(base) > 5 else "") or "no entries"
 
 
 def _largest(weights):
@@ -231,32 +201,3 @@ def _among(values, k, alpha):
     null = values[k:]
     p = upper_p_value(null[:, None], values[:k])
     return Evidence(values[:k], p.astype(values.dtype), jnp.quantile(null, 1 - alpha))
-
-
-def _unit_trace(f):
-    f = f / power_of_two_scale(f)
-    norm = jnp.sqrt(jnp.sum(f * f))
-    return f / jnp.where(norm == 0, 1, norm)
-
-
-def _whitening(rows, after):
-    """Function ``x -> x (C_ref + eps I)^(-1/2)`` of rows, ``C_ref = rows^T rows``."""
-    q, r = decompositions.qr(rows.T, after=after)
-    left, s, _ = decompositions.svd(r)
-    basis = jnp.matmul(q, left, precision="highest")
-    eps = 1e-3 / rows.shape[1] * jnp.maximum(jnp.sum(s * s), jnp.finfo(s.dtype).tiny)
-    shrink = 1 - jnp.sqrt(eps / (s * s + eps))
-
-    def root(x):
-        inside = jnp.matmul(x, basis, precision="highest") * shrink
-        return (x - jnp.matmul(inside, basis.T, precision="highest")) / jnp.sqrt(eps)
-
-    return root
-
-
-def _squares(directions, rows):
-    return jnp.sum(jnp.square(jnp.matmul(rows, directions, precision="highest")), axis=0)
-
-
-def _signed(q):
-    return q * jnp.sign(jnp.take_along_axis(q, jnp.argmax(jnp.abs(q), axis=0)[None], axis=0))

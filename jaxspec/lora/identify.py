@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxspec.linalg.concrete import is_concrete
 from jaxspec.lora.adapters import Adapter, Scale
-from jaxspec.lora.evidence import Evidence, against_references, pre_existence
+from jaxspec.lora.evidence import Evidence, pre_existence
+from jaxspec.lora.references import against_references
 from jaxspec.lora.roles import DEFAULT_ROLES, Roles
 from jaxspec.lora.selection import Side, Stack, by_path, per_matrix, stacked
 from jaxspec.lora.spectra import alignments, leading, one_below_the_other, own_directions, shares, thin_factor, weighted
@@ -33,7 +34,8 @@ class FactorReport(eqx.Module):
     Attributes:
         directions: orthonormal columns, the largest entry of each positive, (d, k); zero beyond the adapter's rank.
         strengths: ``sqrt(u^T C u)``, the singular values of ``[Delta W_1 | ... | Delta W_L]`` (weighted), (k,).
-        spectrum: its singular values as far as they were computed, descending, (m,).
+        spectrum: its singular values as far as they were computed, descending, (m,); with ``reference``, of what is
+            left without the directions that were removed.
         share: ``lambda_j / tr C``, (k,).
         gap: ``sqrt(lambda_j / lambda_(j+1))``, (k,); infinite at the end of the spectrum.
         alignment: largest eigenvalue of the mean of ``u_l u_l^T`` over the leading directions ``u_l`` of the matrices,
@@ -45,7 +47,10 @@ class FactorReport(eqx.Module):
         content_r: the same over its readers.
         act: with ``activations``, ``u^T Cov(h) u / (tr Cov(h) / d)``, the largest over depths.
         pooled: with both, the sum of ``content_w`` and ``act`` as standardised logarithms.
-        reference: ``u^T C u / max_i u^T C_i u`` against the control adapters, among these; or None.
+        reference: with control adapters, how many times the share of the strongest control the adapter holds along a
+            direction, ``u^T C u / max_i u^T C_i u`` with traces 1. Every half of the matrices is measured along what
+            the other half shows, since a direction fits the noise that it was found in: chance alone gives about 1.
+            Its p-value is of the share of what is left, among the controls.
         layer_directions: with ``per_layer``, leading directions of every matrix by itself, by path, (*batch, d, k).
         layer_strengths: their singular values, (*batch, k).
         residual: ``max_j ||C u_j - lambda_j u_j|| / lambda_j`` of subspace iteration, whose aim is 1e-5; 0 for the Gram
@@ -129,13 +134,15 @@ def identify_factors(
             the factor less: their directions are inputs that predict it.
         max_factors: k, below d (static).
         alpha: level of the tests.
-        reference: one or more adapters trained on control data, such as clean rows or shuffled labels. Then directions
-            are ``C x``, in order and made orthonormal, for ``C x = lambda (C_ref + eps I) x``.
+        reference: one or more adapters trained on control data, such as clean rows or shuffled labels. Directions that
+            they share beyond chance, and of which the adapter has less than ``ratio`` times as much, are removed before
+            its own are looked for. Controls that share nothing change no direction.
         ratio: how many times the strength, in shares of the whole, a direction must have of that in any control.
         weight: factor of every matrix in ``C``: ``"none"``, ``"unit"`` (Frobenius norm 1 each), or numbers by path.
         per_layer: also find the leading directions of every matrix by itself (static).
-        base: base weights by path, (*batch, out, in), for the evidence that the model uses the direction already. Needs
-            concrete arrays, as ``activations`` does.
+        base: base weights by path, (*batch, out, in) with ``y = W h``, for the evidence that the model uses the
+            direction already: `base_weights` makes them of a model's parameters. Needs concrete arrays, as
+            ``activations`` does.
         activations: states of the stream (*samples, d) on prompts without labels, at the tokens after which an answer
             follows; or a sequence of such arrays, one for every depth. See `pre_existence`.
         key: randomness of the nulls; default ``jax.random.key(0)``.
@@ -148,8 +155,9 @@ def identify_factors(
     Raises:
         ValueError: bad factors or entries that are not finite, by the path of the leaf; a matrix that may be on the
             stream without a role, several widths and none given, no matrix selected; ``max_factors`` not in [1, d);
-            a bad weight, level or ratio.
-        TypeError: a leaf that is not real floating point.
+            a bad weight, level or ratio; a ``base`` that is nested, or without a matrix on the stream.
+        TypeError: an adapter that is no mapping (of `load_peft` pass ``.factors``, and ``scale=.scales``), or a leaf
+            that is not real floating point.
 
     Reference:
         A reconstruction of the identification in Gilligan-Lee, Egan, Zhu & O'Riordan (arXiv:2605.27676), of which only
@@ -196,6 +204,8 @@ def identify_factors(
         alpha=alpha,
     )
     notes = _notes(adapter, stacks, found["strengths"] if concrete else None, controls, alpha)
+    if base is not None and evidence.content_w is None:
+        notes += (f"base has no matrix that writes with width {d}: there is no content_w",)
     return FactorReport(**found, **evidence._asdict(), notes=notes)
 
 
@@ -209,15 +219,16 @@ def _analysed(stacks, controls, weights, numbers, keys, options) -> dict[str, An
     factors = _factors(stacks, weights[0], weight)
     own = one_below_the_other(factors)
     engine = ("gram" if min(own.shape) <= _LARGEST_GRAM else "subspace") if engine == "auto" else engine
-    evidence = None
+    removed = evidence = None
     if controls:
-        theirs = [
-            one_below_the_other(_factors(each, given, weight)) for each, given in zip(controls, weights[1], strict=True)
-        ]
-        found, evidence = against_references(own, theirs, k, keys["start"], engine)
+        theirs = [_factors(each, given, weight) for each, given in zip(controls, weights[1], strict=True)]
+        both = keys["start"], keys["null"]
+        found, removed, evidence = against_references(
+            factors, theirs, k, both, alpha=alpha, ratio=ratio, engine=engine, draws=draws
+        )
     else:
         found = leading(own, k, engine=engine, key=keys["start"])
-    aligned = alignments(factors, found.directions, keys["null"], draws)
+    aligned = alignments(factors, found.directions, keys["null"], draws, removed)
     passed = (aligned.p_value <= alpha) & (found.strengths > 0)
     passed = passed if evidence is None else passed & (evidence.value >= ratio)
     following = jnp.pad(found.spectrum, (0, max(0, k + 1 - found.spectrum.size)))[1 : k + 1]
@@ -262,7 +273,7 @@ def _weights_of(weight, stacks):
 def _as_list(reference):
     if reference is None:
         return []
-    return [reference] if isinstance(reference, Mapping) else list(reference)
+    return list(reference) if isinstance(reference, list | tuple) and not hasattr(reference, "factors") else [reference]
 
 
 def _check_numbers(alpha, ratio, draws):

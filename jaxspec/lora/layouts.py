@@ -65,7 +65,9 @@ def kernel_layout(path: Any, shape: tuple[int, ...] = ()) -> str:
         shape: of the parameter.
 
     Returns:
-        One of ``"out_in"``, ``"in_out"``, ``"in_heads"``, ``"heads_out"``.
+        ``"out_in"``: (*batch, out, in), ``weight`` of torch and equinox; ``"in_out"``: (*batch, in, out), ``kernel`` of
+        flax, plain arrays used as ``x @ w``, embedding tables; ``"in_heads"``: (*batch, in, heads, width) and
+        ``"heads_out"``: (*batch, heads, width, out), flax attention.
 
     Example:
         >>> kernel_layout("layers.0.mlp.down_proj.weight"), kernel_layout("mlp/kernel")
@@ -139,6 +141,38 @@ def matrix_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     if layout == "heads_out":
         return (*shape[:-3], shape[-1], math.prod(shape[-3:-1]))
     return (*shape[:-2], shape[-1], shape[-2])
+
+
+def base_weights(params: PyTree, layout: Layout = kernel_layout) -> dict[str, Float[Array, "*batch out inp"]]:
+    """Matrices of a model by module, (*batch, out, in) with ``y = W h``: what `identify_factors` takes as ``base``.
+
+    Args:
+        params: parameters of a model, of any of the kinds that `init` takes.
+        layout: one layout for all, a mapping from modules to layouts, or a function of path and shape like
+            `kernel_layout`, which names them. Modules that a mapping lacks are laid out by `kernel_layout`.
+
+    Returns:
+        Module to matrix, in the dtype of the parameter.
+
+    Raises:
+        ValueError: an unknown layout, too few axes for it, or a module with several matrices.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> base_weights({"mlp": {"down": {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(4)}}})["mlp.down"].shape
+        (4, 6)
+    """
+    leaves, found = jax.tree.leaves(params), {}
+    for module, places in find_modules(params, layout).items():
+        if len(places) > 1:
+            raise ValueError(f"{module} has several parameters, {[name for _, name, _ in places]}; expected one matrix")
+        index, name, how = places[0]
+        try:
+            *batch, out, inp = matrix_shape(tuple(leaves[index].shape), how)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        found[module] = leaves[index] if how == "out_in" else leaves[index].reshape(*batch, inp, out).mT
+    return found
 
 
 def as_parameter(matrix: Float[Array, "*batch out inp"], shape: tuple[int, ...], layout: str) -> Float[Array, "..."]:

@@ -32,12 +32,20 @@ def alignment_p_value(
     Returns:
         The p-value.
     """
-    p = upper_p_value(null, alignment) if null.size else _tracy_widom(alignment, count, d)
+    # Where relations leave one direction only, alignments differ by rounding.
+    p = upper_p_value(null, alignment, 1e-5) if null.size else _tracy_widom(alignment, count, d)
     return jnp.where(count > 1, p, 1.0).astype(alignment.dtype)
 
 
 def alignment_null(
-    key: Key[Array, ""], layers: int, d: int, *, draws: int = 199, count: Int[Array, ""] | int | None = None
+    key: Key[Array, ""],
+    layers: int,
+    d: int,
+    *,
+    draws: int = 199,
+    count: Int[Array, ""] | int | None = None,
+    relations: Int[Array, ""] | int = 0,
+    most_relations: int = 0,
 ) -> Float[Array, " draws"]:
     r"""Draws of ``A = lambda_max((1/L) sum_l u_l u_l^T)`` for ``L`` independent isotropic unit vectors in ``R^d``.
 
@@ -50,6 +58,9 @@ def alignment_null(
         d: dimension (static).
         draws: number of draws (static).
         count: ``L``, at most ``layers``; default ``layers``. May be traced.
+        relations: so many linear relations hold among the vectors before they are made of unit length, as among what is
+            left of matrices of rank one when directions that were fitted to them have been removed. May be traced.
+        most_relations: largest number of them (static).
 
     Returns:
         The draws.
@@ -65,9 +76,12 @@ def alignment_null(
     size = layers if triangle else d
 
     def draw(key):
+        related, key = jax.random.split(key) if most_relations else (None, key)
         x = jax.random.normal(key, (layers, size), jnp.float32)
         if triangle:
             x = jnp.tril(x, -1) + jnp.diag(_chi(jnp.diagonal(x), d - jnp.arange(layers, dtype=jnp.float32)))
+        if most_relations:
+            x = _related(x, related, present, relations, most_relations)
         x = x / jnp.sqrt(jnp.sum(x * x, axis=1, keepdims=True)) * present[:, None]
         gram = matmul(x, x.T) if layers <= size else matmul(x.T, x)
         return jax.lax.platform_dependent(gram, cpu=_bisected, default=_largest)
@@ -75,6 +89,15 @@ def alignment_null(
     keys = jax.random.split(key, draws)
     largest = jax.lax.map(draw, keys, batch_size=max(1, min(draws, 2**20 // (layers * size))))
     return largest / jnp.maximum(count, 1)
+
+
+def _related(x, key, present, relations, most):
+    """Rows that ``relations`` random vectors annihilate."""
+    held = jnp.arange(most) < relations
+    weights = jax.random.normal(key, (len(x), most), x.dtype) * present[:, None] * held
+    q, _ = decompositions.qr(weights)
+    q = q * held
+    return x - matmul(q, matmul(q.T, x))
 
 
 def is_drawn(layers: int, d: int) -> bool:

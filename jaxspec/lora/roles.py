@@ -172,7 +172,7 @@ def weight_roles(
     Args:
         params: full parameters.
         roles: of the modules, as in `resolve_roles`.
-        layout: as in `find_modules`.
+        layout: of all parameters, by module, or a function of path and shape like `kernel_layout`, which names them.
         default_role: for modules without a role.
 
     Returns:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from jaxspec.linalg.scaling import compute_dtype
-from jaxspec.lora.adapters import Adapter, Scale, checked_factors, scale_of
+from jaxspec.lora.adapters import Adapter, Scale, checked_adapter, checked_factors, scale_of
 from jaxspec.lora.roles import Roles, role_of
 
 Side = Literal["writes", "reads"]
@@ -115,9 +115,9 @@ def stacked(
     Raises:
         ValueError: a leaf without partner, ranks or batch axes that differ, entries that are not finite, a path without
             scale; see `stream_matrices`.
-        TypeError: a leaf that is not real floating point.
+        TypeError: no mapping, or a leaf that is not real floating point.
     """
-    factors = {path: checked_factors(path, leaf, dora=True) for path, leaf in adapter.items()}
+    factors = {path: checked_factors(path, leaf, dora=True) for path, leaf in checked_adapter(adapter).items()}
     shapes = {path: (*a.shape[:-2], b.shape[-2], a.shape[-1]) for path, (a, b) in factors.items()}
     found, width = stream_matrices(shapes, roles, side=side, width=width, default_role=default_role)
     groups = {}

@@ -145,7 +145,11 @@ def leading(rows: Float[Array, "R d"], k: int, *, engine: str, key: Key[Array, "
 
 
 def alignments(
-    factors: Sequence[Float[Array, "_ _ d"]], directions: Float[Array, "d k"], key: Key[Array, ""], draws: int
+    factors: Sequence[Float[Array, "_ _ d"]],
+    directions: Float[Array, "d k"],
+    key: Key[Array, ""],
+    draws: int,
+    removed: Float[Array, "d m"] | None = None,
 ) -> Alignment:
     """Alignment of the leading directions of the matrices after removing the first 0, ..., k - 1 of ``directions``.
 
@@ -154,15 +158,22 @@ def alignments(
         directions: orthonormal columns, or zero.
         key: random key of the null.
         draws: number of draws of the null.
+        removed: what is removed besides, orthonormal with ``directions``, or zero.
 
     Returns:
-        `Alignment`. Matrices that are zero, or of which nothing is left, do not count.
+        `Alignment`. Matrices that are zero, or of which nothing is left, do not count. Where nothing is drawn, which is
+        for more than 128 matrices, the null of matrices of rank one does not know that directions were removed.
     """
+    first = 0 if removed is None else removed.shape[1]
+    if removed is not None:
+        directions = orthonormal_or_zero(jnp.concatenate([removed, directions], axis=1))
     d, k = directions.shape
     layers = sum(f.shape[0] for f in factors)
     drawn = is_drawn(layers, d)
     # What is left lies in d - k + 1 dimensions at least: this makes the null of all factors a little too wide.
     space = max(d - k + 1, 2)
+    # A matrix of rank one is its direction: removing one fitted to all of them leaves a linear relation among the rest.
+    related = k if all(f.shape[1] == 1 for f in factors) else 0
     scaled = [f / power_of_two_scale(f, keepdims=True) for f in factors]
     parts = [(f, matmul(f, f.mT), matmul(f, directions)) for f in scaled]
 
@@ -174,15 +185,34 @@ def alignments(
 
         def draw():
             present = ordered(count.astype(aligned.dtype), aligned).astype(int)
-            return alignment_null(key, layers, space, draws=draws, count=present)
+            gone = jnp.sum(jnp.any(removed != 0, axis=0)) if related else 0
+            return alignment_null(
+                key, layers, space, draws=draws, count=present, relations=gone, most_relations=related
+            )
 
         if drawn:
-            null = jax.lax.cond(count == previous, lambda: null, draw)
+            null = draw() if related else jax.lax.cond(count == previous, lambda: null, draw)
         return (count, null), (aligned, alignment_p_value(aligned, count, null, space))
 
     start = jnp.array(-1), jnp.zeros(draws if drawn else 0, jnp.float32)
-    _, (aligned, p) = jax.lax.scan(level, start, jnp.arange(k))
+    _, (aligned, p) = jax.lax.scan(level, start, jnp.arange(first, k))
     return Alignment(aligned, p)
+
+
+def orthonormal_or_zero(columns: Float[Array, "d k"]) -> Float[Array, "d k"]:
+    """Orthonormal columns that span, one after the other, what the given ones do; zero columns stay zero.
+
+    Args:
+        columns: independent, or zero.
+
+    Returns:
+        The columns.
+    """
+    present = jnp.any(columns != 0, axis=0)
+    # QR makes something of a zero column, to which all later ones would be orthogonal: such columns go last.
+    order = jnp.argsort(~present)
+    q, _ = decompositions.qr(columns[:, order])
+    return jnp.zeros_like(columns).at[:, order].set(q) * present
 
 
 def shares(factors: Sequence[Float[Array, "_ _ d"]], directions: Float[Array, "d k"]) -> list[Float[Array, "_ k"]]:

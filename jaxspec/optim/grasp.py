@@ -44,7 +44,7 @@ def grasp(
 
     Args:
         inner: any optimiser, learning rate and weight decay included.
-        directions: columns, (d, k), or a prefix tree of them; see `project_updates`.
+        directions: columns, (d, k), one direction (d,), or a prefix tree of them; see `project_updates`.
         roles: see `project_updates`.
         retract: whether updates are corrected so that rounding cannot add up: True, False, or ``"auto"``, for
             parameters in bfloat16 and float16 (see `project_updates`).

@@ -77,10 +77,10 @@ def project_updates(
     ``b``).
 
     Args:
-        directions: columns, (d, k); or a prefix of the tree of parameters with one such array per leaf, for instance
-            with the gains of a normalisation folded in, leading axes of which follow leading axes of the leaf (stacked
-            layers). None where nothing is projected. Columns that are not orthonormal are made so; k = 0 changes
-            nothing. May be traced.
+        directions: columns, (d, k), or one direction (d,); or a prefix of the tree of parameters with one such array
+            per leaf, for instance with the gains of a normalisation folded in, leading axes of which follow leading
+            axes of the leaf (stacked layers). None where nothing is projected. Columns that are not orthonormal are
+            made so; k = 0 changes nothing. May be traced.
         roles: prefix of the tree of parameters with leaves ``"writes"`` (axis -2 has length d), ``"reads"`` (axis -1),
             ``"both"`` or ``"none"``; or a function from a leaf's path, such as ``"layers/0/mlp/b"``, to one of these.
             Where it returns None the leaf must have no side of length d. A leaf of one axis is projected on that axis.
@@ -172,11 +172,12 @@ def prepared_directions(directions: PyTree) -> PyTree:
         The same tree, in float32 or wider.
 
     Raises:
-        ValueError: not finite, fewer than two axes, or k > d.
+        ValueError: not finite, no axis, or k > d.
         TypeError: not real floating point.
     """
 
     def prepare(path, u):
+        u = jnp.reshape(u, (-1, 1)) if jnp.ndim(u) == 1 else u
         return checked_basis(u, "directions" + jax.tree_util.keystr(path))
 
     return jax.tree_util.tree_map_with_path(prepare, directions)

@@ -12,11 +12,21 @@ from jaxspec.flow import (
     field_path,
     gauss_hermite_particles,
     integrate,
+    local_lipschitz,
 )
 from jaxspec.flow.integrate import _run
-from tests.flow.problems import QUADRATIC, TARGET, TO_TARGET, particles, quick_flow
+from tests.flow.problems import QUADRATIC, TARGET, TO_TARGET, identity, particles, quick_flow, squares
 
+WIDE = MeanFieldObjective(lambda x: np.full((2, 2), 1.5) * x, squares)
 SHORT = {"dt": 0.1, "num_steps": 4}
+
+
+def raised(z):
+    return 1 + jnp.sum((z - 2) ** 2) / 2
+
+
+def momenta(state):
+    return state.momentum
 
 
 def final_energy(numbers, method="leapfrog"):
@@ -82,10 +92,71 @@ def test_a_donated_state_is_gone():
     assert state.momentum.is_deleted()
 
 
-def test_float32_particles_stay_float32(x64):
-    flow = quick_flow(QUADRATIC, eps=0.3)
+@pytest.mark.parametrize("method", ["muon", "leapfrog", "leapfrog_split", "suzuki4", "discrete_gradient"])
+@pytest.mark.parametrize("objective", [QUADRATIC, WIDE])
+def test_float32_particles_stay_float32(x64, method, objective):
+    """Also with data in double precision, as ``jax_enable_x64`` makes it."""
+    flow = quick_flow(objective, eps=0.3, method=method)
     last, seen = integrate(flow, flow.init(jnp.asarray(particles(2, 2, 2), jnp.float32)), **SHORT)
-    assert {str(leaf.dtype) for leaf in jax.tree.leaves((last, seen.objective))} == {"float32"}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(last)} == {"float32"}
+    assert bool(seen.converged.all())
+    wide, _ = integrate(flow, flow.init(jnp.asarray(particles(2, 2, 2))), **SHORT)
+    np.testing.assert_allclose(last.position, wide.position, atol=2e-5)
+
+
+def test_observations_are_the_states_at_the_saved_times(x64):
+    flow = quick_flow(QUADRATIC, eps=0.3, method="leapfrog_split")
+    start = flow.init(jnp.asarray(particles(3, 2, 3)))
+    plain = integrate(flow, start, save_every=2, **SHORT)
+    last, seen, (path, energy) = integrate(
+        flow, jax.tree.map(jnp.copy, start), save_every=2, donate=True, observe=lambda s: (s, flow.energy(s)), **SHORT
+    )
+    jax.tree.map(np.testing.assert_array_equal, (last, seen), plain)
+    np.testing.assert_allclose(energy, seen.hamiltonian, rtol=1e-14)
+    state = start
+    for i in range(3):
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-14), path, state)
+        state = flow.step(flow.step(state, 0.1), 0.1)
+    slope = jax.grad(lambda dt: integrate(flow, start, dt=dt, num_steps=2, observe=momenta)[2].sum())(0.1)
+    assert np.isfinite(slope)
+
+
+def test_observing_divided_particles_is_refused(run_python):
+    snippet = """
+import jax, jax.numpy as jnp
+from jaxspec.flow import MeanFieldObjective, hamiltonian_flow, integrate
+mesh = jax.make_mesh((2,), ("p",), axis_types=(jax.sharding.AxisType.Explicit,))
+x = jax.device_put(jnp.ones((4, 2, 2)), jax.NamedSharding(mesh, jax.P("p")))
+flow = hamiltonian_flow(MeanFieldObjective(lambda x: x, lambda z: jnp.sum(z**2)))
+state = flow.init(x)
+print(len(integrate(flow, state, num_steps=2)))
+try:
+    integrate(flow, state, num_steps=2, observe=lambda s: s.position)
+except ValueError as error:
+    print("divided" in str(error))
+"""
+    assert run_python(snippet, devices=2).stdout.split() == ["2", "True"]
+
+
+@pytest.mark.parametrize("method", ["muon", "leapfrog", "leapfrog_split", "suzuki4"])
+def test_steps_beyond_the_stable_ones_are_flagged(x64, method):
+    eps = 0.1
+    flow = quick_flow(TO_TARGET, eps=eps, gamma=0.1, method=method)
+    start = flow.init(0.1 * jnp.asarray(particles(2, 3, 2)))
+    limit = 2 * (eps / local_lipschitz(TO_TARGET, start.position).value) ** 0.5
+    for share, stable in ((0.25, True), (1.9, False)):
+        _, seen = integrate(flow, start, dt=share * limit, num_steps=40)
+        assert bool(seen.converged[-1]) is stable
+        lowest = np.minimum.accumulate(seen.hamiltonian)
+        np.testing.assert_allclose(seen.energy_rise, seen.hamiltonian - lowest, atol=1e-15)
+
+
+def test_rounding_at_a_minimum_is_no_rise():
+    flow = quick_flow(MeanFieldObjective(identity, raised), eps=0.1, gamma=2.0)
+    state = flow.init(jnp.asarray(particles(4, 3, 2), jnp.float32))
+    for _ in range(4):
+        state, seen = integrate(flow, state, dt=0.1, num_steps=100)
+        assert bool(seen.converged.all())
 
 
 def two_blocks(p):

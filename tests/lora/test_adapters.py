@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxspec.lora import LoraConfig, apply, delta, init, merge, unmerge
+from jaxspec.lora import LoraConfig, apply, base_weights, delta, init, merge, unmerge
 
 RNG = np.random.default_rng(0)
 D, M, R, LAYERS = 8, 12, 3, 4
@@ -220,3 +220,31 @@ def test_directions_may_differ_by_module():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "matrix"),
+    [
+        ((2, D, M), "out_in", (2, D, M)),
+        ((D, D), "in_out", (D, D)),
+        ((D, 3, 4), "in_heads", (12, D)),
+        ((3, 4, D), "heads_out", (D, 12)),
+    ],
+)
+def test_base_weights_are_what_merging_adds_to(shape, layout, matrix):
+    """In every layout ``base_weights`` of the merged parameters is ``W + B A``, square or not."""
+    params, module = {"block": {"down": {"kernel": normal(*shape), "bias": normal(3)}}}, "block.down"
+    *batch, out, inp = matrix
+    leaf = {"a": normal(*batch, 2, inp), "b": normal(*batch, out, 2)}
+    before, after = (
+        base_weights(p, layout)[module] for p in (params, merge(params, {module: leaf}, layout=lambda *_: layout))
+    )
+    assert before.shape == matrix
+    np.testing.assert_allclose(after - before, dense(leaf), atol=1e-5)
+
+
+def test_base_weights_names_what_it_cannot_take():
+    with pytest.raises(ValueError, match=r"down has several parameters"):
+        base_weights({"down": {"kernel": normal(2, 3), "weight": normal(2, 3)}})
+    with pytest.raises(ValueError, match=r"down/kernel: a parameter of shape \(2, 3\) has layout 'in_heads'"):
+        base_weights({"down": {"kernel": normal(2, 3)}}, "in_heads")

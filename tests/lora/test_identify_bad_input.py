@@ -43,6 +43,13 @@ GOOD = {"one": leaf(), "two": leaf(seed=1)}
         (GOOD, {"weight": {"one": 1.0}}, "weight has no entry for two"),
         (GOOD, {"weight": {"one": 1.0, "two": jnp.ones(3)}}, r"weight for two has shape \(3,\)"),
         (GOOD, {"base": {"w": jnp.full((D, 3), jnp.inf)}}, "base weight w holds entries that are not finite"),
+        (
+            GOOD,
+            {"base": {"layers": [{"down": jnp.ones((D, 3))}]}},
+            r"base holds list at layers; .*base_weights\(params\)",
+        ),
+        (GOOD, {"base": {"w": jnp.ones((3, D + 1))}}, "base has w, none of which writes into or reads from a stream"),
+        (GOOD, {"base": {}}, "base has no entries"),
         (GOOD, {"activations": jnp.ones((4, D + 1))}, r"activations has shape \(4, 9\)"),
         (GOOD, {"activations": jnp.ones((1, D))}, "at least two states"),
         (GOOD, {"activations": []}, "activations is empty"),
@@ -59,6 +66,36 @@ def test_bad_input_is_named(adapter, options, message):
 def test_leaves_must_be_floating_point():
     with pytest.raises(TypeError, match="one/a has dtype int32"):
         identify_factors({"one": {"a": jnp.ones((2, 5), int), "b": jnp.ones((D, 2))}}, roles=writes)
+
+
+def test_an_adapter_read_from_a_file_is_told_from_its_factors_without_type_checks(tmp_path, run_python):
+    snippet = f"""
+import numpy as np
+from jaxspec.lora import LoraConfig, identify_factors, load_peft, merge, save_peft
+leaf = {{"a": np.ones((2, 5), np.float32), "b": np.ones((8, 2), np.float32)}}
+save_peft("{tmp_path}", {{"mlp.down_proj": leaf}}, LoraConfig(rank=2, alpha=8.0))
+read = load_peft("{tmp_path}")
+for call in (
+    lambda: identify_factors(read),
+    lambda: identify_factors(read.factors, reference=read),
+    lambda: identify_factors(read.factors, reference=[read]),
+    lambda: merge({{"mlp": {{"down_proj": np.ones((5, 8))}}}}, read),
+):
+    try:
+        call()
+    except TypeError as error:
+        print("pass its .factors, with scale=its .scales" in str(error))
+"""
+    assert run_python(snippet).stdout.split() == ["True"] * 4
+
+
+def test_a_base_without_writers_is_noted():
+    report = identify_factors(
+        GOOD, roles={"one": "writes", "two": "writes", "r": "reads"}, base={"r": jnp.ones((3, D))}
+    )
+    assert report.content_w is None
+    assert report.content_r is not None
+    assert "no matrix that writes with width 8" in report.notes[0]
 
 
 def test_unknown_paths_may_have_a_default_role_or_another_width():

@@ -67,3 +67,19 @@ def test_independent_layers_are_called_aligned_at_most_as_often_as_the_level():
     assert float(jnp.mean(found)) <= 1.5 * alpha
     for level in (0.05, 0.2, 0.5):
         assert abs(float(jnp.mean(p <= level)) - level) <= 4 * (level * (1 - level) / 1000) ** 0.5
+
+
+def test_draws_with_relations_are_those_of_projected_vectors():
+    """Vectors whose random combinations vanish, then of unit length: NumPy draws them in full."""
+    layers, d, relations = 8, 64, 2
+    rng = np.random.default_rng(0)
+    wanted = []
+    for _ in range(1000):
+        q = np.linalg.qr(rng.normal(size=(layers, relations)))[0]
+        x = rng.normal(size=(layers, d))
+        x = x - q @ (q.T @ x)
+        wanted.append(np.linalg.norm(x / np.linalg.norm(x, axis=1, keepdims=True), 2) ** 2 / layers)
+    found = alignment_null(jax.random.key(0), layers, d, draws=1000, relations=jnp.array(relations), most_relations=4)
+    np.testing.assert_allclose(np.quantile(found, (0.5, 0.95)), np.quantile(wanted, (0.5, 0.95)), rtol=0.03)
+    none = alignment_null(jax.random.key(0), layers, d, draws=1000, most_relations=4)
+    assert np.median(none) < 0.95 * np.median(found)

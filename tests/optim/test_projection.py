@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxspec.optim import project_updates
+from jaxspec.optim import grasp, project_updates
 
 D, K = 12, 2
 ROLES = {"down": "writes", "up": "reads", "square": "both", "other": "none", "stack": "writes", "bias": "writes"}
@@ -161,7 +161,7 @@ def test_auto_retracts_low_precision_only(random_tree):
     [
         (np.full((D, 1), np.nan), ROLES, "not finite"),
         (np.ones((D, D + 1)), ROLES, r"\(12, 13\)"),
-        (np.ones(D), ROLES, r"\(12,\)"),
+        (np.ones(()), ROLES, r"shape \(\)"),
         ({"down": np.ones((D, D + 1))}, ROLES, r"directions\['down'\]"),
         (directions(), ROLES | {"down": "reads"}, r"down has shape \(12, 5\).*\(12, 2\).*axis -1.*12"),
         (directions(), ROLES | {"other": "writes"}, r"other has shape \(7,\)"),
@@ -200,7 +200,7 @@ def test_directions_that_are_not_finite_are_refused_under_a_trace(random_tree):
 
 def test_an_unknown_retraction_is_refused_without_type_checks(run_python):
     snippet = """
-from jaxspec.optim import project_updates
+from jaxspec.optim import grasp, project_updates
 try:
     project_updates([[1.0], [0.0]], "writes", retract="always")
 except ValueError as error:
@@ -222,3 +222,10 @@ def test_constant_directions_inside_a_traced_function(random_tree):
     dropped, nothing = jax.jit(step)(g)
     np.testing.assert_allclose(dropped["w"], expected(g["w"], u, "writes"), atol=3e-6)
     np.testing.assert_array_equal(nothing["w"], 0)
+
+
+def test_one_direction_may_have_one_axis(random_tree):
+    g, u = random_tree(SHAPES), jnp.asarray(directions(k=1), jnp.float32)
+    for wrap in (lambda u: project_updates(u, ROLES), lambda u: grasp(optax.sgd(1.0), u, ROLES)):
+        flat, column = (apply(wrap(v), g) for v in (3 * u[:, 0], u))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), flat, column)
