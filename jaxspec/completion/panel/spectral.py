@@ -23,8 +23,8 @@ from jaxspec.completion.panel.design import Design, make_design
 from jaxspec.completion.panel.inputs import Number, Numbers, Panel, Rank, Static
 from jaxspec.completion.panel.path import path_start
 from jaxspec.completion.panel.ranks import flip_rank, gap_rank
+from jaxspec.completion.panel.refine import Refined, residual_variance
 from jaxspec.completion.panel.refine import refine as refined
-from jaxspec.completion.panel.refine import residual_variance
 from jaxspec.completion.panel.result import PanelFit
 from jaxspec.completion.panel.row_errors import one_step_row_errors, refined_row_errors
 from jaxspec.completion.scaled import data_scale
@@ -43,7 +43,7 @@ def row_scaled_spectral(
     propensity: Any = "row",
     propensity_rank: int = 2,
     center: str | None = None,
-    refine: int = 0,
+    refine: int | None = 0,
     tol: Number | None = None,
     max_refine: int = 200,
     clip: Number = 0.05,
@@ -73,9 +73,11 @@ def row_scaled_spectral(
         propensity_rank: of the low-rank propensity (static).
         center: None (the paper), ``"row"`` or ``"two_way"``: fixed effects fitted on the arm's cells, removed before
             and added back after (static).
-        refine: sweeps of alternating ridge least squares, see `refine` (static); 2 or 3 are enough with noise.
+        refine: sweeps of alternating ridge least squares, see `refine` (static). None: until a sweep moves each arm by
+            less than .01 of its sampling error (``motion``). A fixed number saves sweeps where cells are scattered at
+            random, where 2 or 3 are enough; under staggered adoption 2 are far from enough.
         tol: sweep until both arms change by less than this, relatively; takes the place of ``refine``.
-        max_refine: sweeps at most with ``tol`` (static).
+        max_refine: sweeps at most with ``tol`` or ``refine=None`` (static); ``converged`` says whether they sufficed.
         clip: smallest probability used, in (0, 1]; not for ``"row"``.
         rank_max: largest rank to choose (static); more than the short side of Y counts as that side.
         gap_threshold: for ``"gap"``: in the units of the singular values of X.
@@ -147,6 +149,7 @@ class ArmsFit(NamedTuple):
         iterations: sweeps.
         change: of the last sweep.
         converged: as in `PanelFit`.
+        motion: of the last sweep.
     """
 
     arms: Arm
@@ -159,6 +162,7 @@ class ArmsFit(NamedTuple):
     iterations: Int[Array, ""]
     change: Float[Array, " a"]
     converged: Bool[Array, ""]
+    motion: Float[Array, " a"]
 
     def outcomes(self) -> Float[Array, "a n m"]:
         """The estimates, offsets included."""
@@ -216,18 +220,11 @@ def fit_arms(
         start = _path(arms, start, rank, static)
     if static.sweeps == 0:
         nan = jnp.full(count, jnp.nan, Y.dtype)
-        factors, iterations, change, converged = start, jnp.zeros((), jnp.int32), nan, jnp.array(True)
+        done = Refined(start, jnp.zeros((), jnp.int32), nan, jnp.array(True), nan)
     else:
-        factors, iterations, change, converged = refined(
-            arms,
-            start,
-            rank,
-            sweeps=static.sweeps,
-            tol=numbers.tol,
-            max_sweeps=static.max_refine,
-        )
-    sigma2 = jax.vmap(residual_variance)(arms, factors, rank)
-    return ArmsFit(arms, factors, rank, values, phat, sigma2, path, iterations, change, converged)
+        done = refined(arms, start, rank, sweeps=static.sweeps, tol=numbers.tol, max_sweeps=static.max_refine)
+    sigma2 = jax.vmap(residual_variance)(arms, done.factors, rank)
+    return ArmsFit(arms, done.factors, rank, values, phat, sigma2, path, *done[1:])
 
 
 def _path(arms: Arm, one_step: Factors, rank: Array, static: Static) -> Factors:
@@ -289,7 +286,7 @@ def panel_fit(fitted: ArmsFit, scale: Float[Array, ""], static: Static) -> Panel
     arms, rank = fitted.arms, fitted.rank
     counts = jnp.sum(arms.W, axis=2)
     identified = jnp.all(counts > 0, axis=0)
-    A0, A1 = fitted.outcomes()
+    A0, A1 = jnp.where((counts > 0)[..., None], fitted.outcomes(), jnp.nan)
     effect = jnp.where(identified[:, None], A1 - A0, jnp.nan)
     squares = row_mean_squares(fitted, static.sweeps == 0, static.center)
     chosen = static.choice != "given"
@@ -315,6 +312,7 @@ def panel_fit(fitted: ArmsFit, scale: Float[Array, ""], static: Static) -> Panel
         right=fitted.factors.right,
         unit_offset=arms.unit_offset * scale,
         time_offset=arms.time_offset * scale,
+        motion=fitted.motion,
     )
 
 
