@@ -31,7 +31,7 @@ DESIGNS = ("staggered", "switching")
 class Config:
     """Settings of the measurement."""
 
-    seed: int = 9000
+    seed: int = 9700
     panels: int = 60  # of each design
     shape: tuple[int, int] = (120, 48)
     sigma: float = 0.5  # standard deviation of the errors

@@ -32,6 +32,7 @@ from jaxspec.linalg import ordered
 
 FEW = 4.0
 THIN = 0.1
+UNEVEN = 0.5
 
 
 def row_scaled_spectral(
@@ -87,7 +88,8 @@ def row_scaled_spectral(
             true rank 2, of 80 arms 76 got rank 8 (the ceiling) with 1; with 20, 39 got 2 and 24 got 3.
         start: of the refinement (static): ``"one_step"``, the paper's estimate; ``"path"``, a convex path of falling
             thresholds, which frees a refinement that is stuck at few cells per degree of freedom, see `path`; or
-            ``"auto"``: the path for an arm whose ``ratio`` is below 4 or that has less than a tenth of a row's periods.
+            ``"auto"``: the path for an arm whose ``ratio`` is below 4, that has less than a tenth of a row's periods,
+            or whose share of some period's cells is below half its share of all, as under staggered adoption.
         validate: whether to look at values (static). False for a traced panel that is divided over devices: the
             check's host call and the devices' exchanges can wait for each other on emulated CPU devices.
 
@@ -217,7 +219,7 @@ def fit_arms(
     cut = slice(0, static.width)
     start = jax.vmap(panel_arms.scaled_factors)(u[:, :, cut], s[:, cut], v[:, :, cut], rank)
     if static.sweeps != 0 and static.start != "one_step" and static.width:
-        start = _path(arms, start, rank, static)
+        start = _path(arms, observed, start, rank, static)
     if static.sweeps == 0:
         nan = jnp.full(count, jnp.nan, Y.dtype)
         done = Refined(start, jnp.zeros((), jnp.int32), nan, jnp.array(True), nan)
@@ -227,8 +229,8 @@ def fit_arms(
     return ArmsFit(arms, done.factors, rank, values, phat, sigma2, path, *done[1:])
 
 
-def _path(arms: Arm, one_step: Factors, rank: Array, static: Static) -> Factors:
-    """The start at the end of the path; with ``"auto"`` only for an arm with few cells, in all or in some row."""
+def _path(arms: Arm, observed: Bool[Array, "n m"], one_step: Factors, rank: Array, static: Static) -> Factors:
+    """The start at the end of the path; with ``"auto"`` only for an arm with few cells in all, a row or a period."""
 
     def walk() -> Factors:
         waiting = arms._replace(Z=ordered(arms.Z, one_step))
@@ -239,9 +241,19 @@ def _path(arms: Arm, one_step: Factors, rank: Array, static: Static) -> Factors:
     counts = jnp.sum(arms.W, axis=2)
     # The scaled outcomes of a row with few cells outweigh all others, and the leading directions are its own.
     thin = jnp.any((counts > 0) & (counts < THIN * arms.W.shape[2]), axis=1)
-    few = thin | (ratios(jnp.sum(counts, axis=1), rank, arms.Z) < FEW)
+    few = thin | _uneven(observed, arms.W) | (ratios(jnp.sum(counts, axis=1), rank, arms.Z) < FEW)
     found = jax.lax.cond(jnp.any(few), walk, lambda: one_step)
     return jax.tree.map(lambda new, old: jnp.where(few[:, None, None], new, old), found, one_step)
+
+
+def _uneven(observed: Array, W: Bool[Array, "a n m"]) -> Bool[Array, " a"]:
+    """Whether some period has less than half of the arm's share of cells: blocks are missing, not scattered cells.
+
+    The scaled outcomes then are low-rank in the blocks, too, and a refinement that starts there stays there.
+    """
+    seen, arm = jnp.sum(observed, axis=0), jnp.sum(W, axis=1)
+    share = jnp.sum(arm, axis=1, keepdims=True) / jnp.maximum(jnp.sum(seen), 1)
+    return jnp.any(arm < UNEVEN * share * seen, axis=1)
 
 
 def ratios(cells: Array, rank: Array, like: Array) -> Float[Array, " a"]:
