@@ -61,9 +61,9 @@ def panel_effects(
     propensities .15 to .85, normal quantiles).
 
     Warns, where nothing is traced, of overlap below 1, periods without an arm, fewer than 2 cells per degree of
-    freedom, a rank at its ceiling, units that are not identified, a refinement that has not settled, and standard
-    errors of averages whose computation did not converge: they are NaN. ATT and event study rest on the untreated arm
-    only.
+    freedom, a rank at its ceiling or of 0 where the mean outcome is not 0, units that are not identified, a refinement
+    that has not settled, and standard errors of averages whose computation did not converge: they are NaN. ATT and
+    event study rest on the untreated arm only.
 
     Args:
         Y: as in `row_scaled_spectral`.
@@ -143,6 +143,8 @@ def _doubts(effects: PanelEffects, data: Panel, static: Static, report: Report) 
     texts = warned.of_fit(fit)
     if not report.overlap and is_concrete(data.Y, fit.rank) and fit.rank.ndim == 1:
         texts += warned.of_periods(_periods_with_arms(_cells(data, report), fit.rank))
+    if static.choice != "given" and static.center is None:
+        texts += warned.of_levels(data.Y, _cells(data, report), fit.rank)
     if static.sweeps != 0:
         texts += warned.of_sweeps(fit.motion, fit.converged, fit.iterations, counted=static.sweeps is not None)
         texts += warned.of_errors(effects, AVERAGES)

@@ -10,6 +10,7 @@ from jaxspec.linalg.concrete import is_concrete
 
 LEAST_RATIO = 2.0
 MOST_MOTION = 0.25
+SURE = 5.0
 ARMS = ("untreated", "treated")
 
 
@@ -43,6 +44,30 @@ def of_fit(fit: PanelFit) -> list[str]:
             texts.append(
                 f"the rank of the {name} arm is {int(fit.rank[arm])}, the ceiling of the choice: serial correlation "
                 "can cause this (sign_block), or rank_max is too small"
+            )
+    return texts
+
+
+def of_levels(Y: Float[Array, "n m"], W: Bool[Array, "2 n m"], rank: Int[Array, "2"]) -> list[str]:
+    """Arms of rank 0, which puts their outcomes at 0, although their mean is not.
+
+    Args:
+        Y: outcomes.
+        W: cells of both arms.
+        rank: chosen without centring.
+
+    Returns:
+        The sentences.
+    """
+    if not is_concrete(Y, W, rank) or rank.ndim != 1:
+        return []
+    texts = []
+    for arm in np.flatnonzero(np.asarray(rank) == 0):
+        values = np.asarray(Y)[np.asarray(W)[arm]].astype(float)
+        if values.size and abs(values.mean()) * values.size**0.5 > SURE * values.std():
+            texts.append(
+                f"the rank of the {ARMS[arm]} arm is 0 and puts its outcomes at 0, but their mean is "
+                f"{values.mean():.3g}: the choice fails for rows with few cells, give rank, or center"
             )
     return texts
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from jaxspec.completion import panel_effects
-from jaxspec.completion.panel import averages
+from jaxspec.completion.panel import averages, ranks
 from jaxspec.completion.panel.design import influence
 from jaxspec.completion.panel.effects import _effects
 
@@ -294,6 +294,17 @@ def test_standard_errors_that_did_not_converge_are_nan_with_a_warning(x64, make_
         assert known.any()
         assert np.isnan(np.asarray(getattr(cut, error))[known]).all()
     np.testing.assert_array_equal(cut.se, whole.se)
+
+
+def test_an_arm_taken_for_zero_is_told(x64, make_panel, monkeypatch):
+    Y, D, _, _ = make_panel(3, *SHAPE)
+    monkeypatch.setattr(ranks, "EXCESS", 1e3)
+    _effects._cached.clear_cache()
+    found, texts = recorded(Y + 20, D)
+    _effects._cached.clear_cache()
+    assert found.fit.rank.tolist() == [0, 0]
+    assert [text.split(" arm")[0] for text in texts] == ["the rank of the untreated", "the rank of the treated"]
+    assert all("give rank, or center" in text for text in texts)
 
 
 def test_zeros_give_zeros(x64):
