@@ -49,7 +49,7 @@ def refined_row(shape: tuple[int, int]) -> Row:
         quality=lambda fit: _quality(fit.effect, panel),
     )
     with_intervals = Contestant(
-        partial(panel_effects, panel.Y, panel.D, rank=RANK),
+        partial(panel_effects, panel.Y, panel.D, rank=RANK, refine=2),
         "panel_effects, rank 2, 2 sweeps: intervals, ATE, ATT and event study, too",
         quality=lambda found: _quality(found.fit.effect, panel),
     )

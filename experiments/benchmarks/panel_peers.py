@@ -60,7 +60,7 @@ OURS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
     "one-step, low-rank propensity": lambda Y, D: row_scaled_spectral(Y, D, rank=RANK, propensity="low_rank").effect,
     "refine 2": lambda Y, D: row_scaled_spectral(Y, D, rank=RANK, refine=2).effect,
     "refine 2, rank by flips": lambda Y, D: row_scaled_spectral(Y, D, refine=2).effect,
-    "refine 2, rank by flips, intervals, ATT and event study": lambda Y, D: panel_effects(Y, D).fit.effect,
+    "refine 2, rank by flips, intervals, ATT and event study": lambda Y, D: panel_effects(Y, D, refine=2).fit.effect,
 }
 
 

@@ -94,6 +94,37 @@ def probabilities(x: Float[Array, "n k"], z: Float[Array, "m k"], design: Design
     return design.low + (design.high - design.low) * (index + 1) / 2
 
 
+def adopted(
+    key: PRNGKeyArray, shape: tuple[int, int], sigma: float, missing: float, switching: Bool[Array, ""]
+) -> tuple[Panel, Bool[Array, "n m"]]:
+    """A panel of rank 3 around 20 whose units adopt the treatment earlier the larger their first factor u.
+
+    ``A0 = 20 + 3 u + 2 sin(j / 6) + u v^T``, effects ``2 + .8 u``; adoption at ``m (1 - u / 4 + N / 4) / 2``, a quarter
+    of the units never. Beside it the same with a treatment that switches at random, more often for units of large u.
+
+    Args:
+        key: randomness.
+        shape: units and periods (static).
+        sigma: standard deviation of the errors.
+        missing: share of the outcomes that are not observed.
+        switching: whether the treatment switches.
+
+    Returns:
+        The panel and the mask of observed outcomes.
+    """
+    n, m = shape
+    units, periods, when, treated, noise, hidden = jax.random.split(key, 6)
+    u, v = jax.random.normal(units, (n, 2)), jax.random.normal(periods, (m, 2))
+    A0 = 20 + 3 * u[:, :1] + 2 * jnp.sin(jnp.arange(m) / 6) + u @ v.T
+    A1 = A0 + 2 + 0.8 * u[:, :1]
+    start = jnp.round(m / 2 - m / 8 * (u[:, 0] + jax.random.normal(when, (n,))))
+    start = jnp.where(jnp.arange(n) < n // 4, m, jnp.clip(start, m // 8, m - 4))
+    p = jnp.clip(0.45 + 0.2 * u[:, :1] + 0.1 * jnp.sin(jnp.arange(m) / 5), 0.1, 0.9)
+    D = jnp.where(switching, jax.random.uniform(treated, shape) < p, jnp.arange(m) >= start[:, None])
+    Y = jnp.where(D, A1, A0) + sigma * jax.random.normal(noise, shape)
+    return Panel(Y, D, A0, A1, p), jax.random.bernoulli(hidden, 1 - missing, shape)
+
+
 def autoregressive(key: PRNGKeyArray, shape: tuple[int, int], rho: float) -> Float[Array, "n m"]:
     """Standard normal errors with correlation ``rho^lag`` over time."""
     fresh = jax.random.normal(key, shape[::-1])

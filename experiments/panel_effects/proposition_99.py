@@ -5,7 +5,6 @@ the untreated arm carries the answer. That answer depends on the rank; no row of
 """
 
 import itertools
-import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from experiments.panel_effects._panels import proposition_99
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import COLORS, GREY, MARKERS, subplots
 from jaxspec.completion.panel import placebo_in_space, row_scaled_spectral
-from jaxspec.completion.panel.effects import warn_of
+from jaxspec.completion.panel.warned import of_fit
 
 OURS = "specification, experiment E7 and oracle O3"
 CENTERS = (None, "two_way")
@@ -132,10 +131,7 @@ def _one_step(Y: Any, D: Any, unit: int, rank: int, progress: Progress) -> list[
 def _warned(Y: Any, D: Any, **options: Any) -> tuple[Any, list[str]]:
     """The one-step fit, with what the front door says of such a fit."""
     fit = row_scaled_spectral(Y, D, **options)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        warn_of(fit)
-    return fit, [str(warning.message) for warning in caught]
+    return fit, of_fit(fit)
 
 
 def claims(result: Result) -> list[Claim]:

@@ -85,7 +85,7 @@ def check_feasible(
         max_newton: Newton steps at most; with ``top``, for each list (static).
         max_cg: Hessian products for each of them at most (static).
         top: length of the lists; None: all pairs at once (static). Near the capacity a row has about d^2 / p active
-            competitors, 9 at d = 128, where lists of 32 left calls open and lists of 64 decided.
+            competitors in the mean, and single rows three times as many; what a list is too short for stays undecided.
         block: competitors at a time in a pass over all pairs; used with ``top`` (static).
         W0: memory to start from, such as that of fewer or more pairs, of any scale; traced. None: 0.
 

@@ -42,6 +42,7 @@ SMALL = {
         "small": (16, 24, 0.35, 0.65),
     },
     "proposition_99": {"ranks": 1, "sweeps": 2, "flip_ceiling": 2},
+    "staggered": {"panels": 2, "shape": (24, 16), "missing": 0.02},
 }
 
 
@@ -113,12 +114,29 @@ def proposition_result(worse):
     return module.Result(np.arange(3), att, *table, *block, *flips, np.asarray(names), np.asarray(values))
 
 
+def staggered_result(worse):
+    module = load("staggered")
+    z = np.random.default_rng(0).standard_normal((2, 4, 2, 400))
+    far = np.array([5.0 if worse else 0.0, 0.0, 20.0, 20.0])[:, None, None]
+    error = 0.05 * (z[:, :1] * (1.5 if worse else 1) + far)
+    error[1, :, :, 0] += 0 if worse else 50
+    shape = (2, 4, 400)
+    motion = np.full(shape, 0.2 if worse else 5.0)
+    units, rmse = np.full((2, 4), 0.8 if worse else 0.95), np.full((2, 4), 0.3)
+    rmse[:, 0] *= 1.5 if worse else 1
+    flags = motion, np.full(shape, 2), np.zeros(shape, bool)
+    return module.Result(
+        np.asarray(module.DESIGNS), np.asarray(module.METHODS), error, np.full(error.shape, 0.05), units, rmse, *flags
+    )
+
+
 MADE_UP = {
     "rates": rates_result,
     "confounding": confounding_result,
     "ranks": ranks_result,
     "coverage": coverage_result,
     "proposition_99": proposition_result,
+    "staggered": staggered_result,
 }
 
 

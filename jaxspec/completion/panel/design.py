@@ -16,6 +16,7 @@ from jaxspec.completion.panel.refine import degrees_of_freedom, normal_matrices
 from jaxspec.linalg import eigh, ordered
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.solvers.loop import CONVERGED, RUNNING, iterate
+from jaxspec.solvers.stopping import safe_ratio
 
 
 class Design(NamedTuple):
@@ -119,50 +120,66 @@ def _pseudo_inverse(H: Float[Array, "m q q"], most: Int[Array, ""]) -> Float[Arr
 
 
 def influence(
-    W: Float[Array, "n m"], design: Design, L: Float[Array, "n m"], *, max_iter: int = 100
+    W: Float[Array, "n m"], design: Design, L: Float[Array, "n m"], *, max_iter: int = 1000
 ) -> Float[Array, "n m"]:
     """Weights ``Psi`` of the cells in ``<L, A>``: the fitted functional moves by ``sum_ij Psi_ij E_ij``.
 
-    Minimises ``1/2 ||W T||^2 - <L, T>`` over the tangents T by alternating block solves; ``Psi = W T``.
+    Minimises ``1/2 ||W T||^2 - <L, T>`` over the tangents T; ``Psi = W T``. The rows are eliminated by their normal
+    matrices, the columns found by conjugate gradients with theirs as preconditioner: alternating block solves are the
+    same without the conjugation and need twice the steps. Rows with fewer cells than directions are silent, as in the
+    ridge fit, which leaves them near 0 along what they cannot know.
 
     Args:
         W: cells, as numbers.
         design: the linear model.
         L: the functional.
-        max_iter: alternations at most (static).
+        max_iter: steps at most (static).
 
     Returns:
-        The weights, 0 off the cells; NaN where so many alternations were too few.
+        The weights, 0 off the cells; NaN where so many steps were too few.
     """
     dtype = L.dtype
     tol = 1e-6 if jnp.finfo(dtype).bits == 64 else 1e-4
 
-    def tangent(z: Array, y: Array) -> Array:
-        return W * (matmul(z, design.rows.T) + matmul(design.columns, y.T))
+    directions = jnp.sum(jnp.any(design.rows != 0, axis=0))
+    known = jnp.sum(W, axis=1) >= directions
+    row_inverse = jnp.where(known[:, None, None], design.row_inverse, 0)
 
-    def alternate(state: _Alternation) -> _Alternation:
-        z = state.z + _apply(design.row_inverse, matmul(L - state.psi, design.rows))
-        y = state.y + _apply(design.column_inverse, matmul((L - tangent(z, state.y)).T, design.columns))
-        psi = tangent(z, y)
-        return state._replace(z=z, y=y, psi=psi, moved=jnp.linalg.norm(psi - state.psi), iter=state.iter + 1)
+    def tangent(right: Array, y: Array) -> Array:
+        """With the rows that minimise at these columns; linear in the pair."""
+        columns = matmul(design.columns, y.T)
+        z = _apply(row_inverse, matmul(right - W * columns, design.rows))
+        return W * (matmul(z, design.rows.T) + columns)
 
-    def test(state: _Alternation) -> _Alternation:
-        moves = state.moved > tol * jnp.linalg.norm(state.psi)
-        return state._replace(status=jnp.where(moves, RUNNING, CONVERGED).astype(jnp.int32))
+    def step(state: _Gradients) -> _Gradients:
+        along = tangent(jnp.zeros_like(L), state.direction)
+        image = matmul(along.T, design.columns)
+        length = safe_ratio(state.power, jnp.maximum(jnp.sum(state.direction * image), 0))
+        residual = state.residual - length * image
+        scaled = _apply(design.column_inverse, residual)
+        power = jnp.sum(residual * scaled)
+        direction = scaled + safe_ratio(power, state.power) * state.direction
+        return _Gradients(state.psi + length * along, residual, direction, power, state.iter + 1, state.status)
 
-    z = jnp.zeros((W.shape[0], design.rows.shape[1]), dtype)
-    y = jnp.zeros((W.shape[1], design.columns.shape[1]), dtype)
-    zero = jnp.zeros((), jnp.int32)
-    start = _Alternation(z, y, jnp.zeros_like(L), jnp.zeros((), dtype), zero, jnp.asarray(RUNNING, jnp.int32))
-    end = iterate(alternate, test, start, max_iter=max_iter)
+    def test(state: _Gradients) -> _Gradients:
+        runs = state.power > (tol * jnp.linalg.norm(state.psi)) ** 2
+        return state._replace(status=jnp.where(runs, RUNNING, CONVERGED).astype(jnp.int32))
+
+    psi = tangent(L, jnp.zeros((W.shape[1], design.columns.shape[1]), dtype))
+    residual = matmul((L - psi).T, design.columns)
+    direction = _apply(design.column_inverse, residual)
+    power = jnp.sum(residual * direction)
+    running = jnp.asarray(RUNNING, jnp.int32)
+    start = test(_Gradients(psi, residual, direction, power, jnp.zeros((), jnp.int32), running))
+    end = iterate(step, test, start, max_iter=max_iter)
     return jnp.where(end.status == CONVERGED, end.psi, jnp.nan)
 
 
-class _Alternation(NamedTuple):
-    z: Array
-    y: Array
+class _Gradients(NamedTuple):
     psi: Array
-    moved: Array
+    residual: Array
+    direction: Array
+    power: Array
     iter: Array
     status: Array
 

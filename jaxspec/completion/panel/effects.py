@@ -7,13 +7,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxspec.completion import validation
-from jaxspec.completion.panel import inputs
+from jaxspec.completion.panel import inputs, warned
 from jaxspec.completion.panel.averages import Asked, Report, Study, uncertainty
 from jaxspec.completion.panel.inputs import Number, Numbers, Panel, Rank, Static
-from jaxspec.completion.panel.result import PanelEffects, PanelFit
+from jaxspec.completion.panel.result import PanelEffects
 from jaxspec.completion.panel.spectral import ArmsFit, fit_arms, panel_fit
 from jaxspec.completion.panel.student import two_sided_quantile
 from jaxspec.completion.scaled import data_scale
@@ -21,8 +21,7 @@ from jaxspec.linalg import ordered
 from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.normalisation import matmul
 
-LEAST_RATIO = 2.0
-ARMS = ("untreated", "treated")
+AVERAGES = {"ate": "ate_se", "group_effect": "group_se", "att": "att_se", "event_study": "event_se"}
 
 
 def panel_effects(
@@ -34,7 +33,7 @@ def panel_effects(
     propensity: Any = "row",
     propensity_rank: int = 2,
     center: str | None = None,
-    refine: int = 2,
+    refine: int | None = None,
     tol: Number | None = None,
     max_refine: int = 200,
     clip: Number = 0.05,
@@ -61,9 +60,10 @@ def panel_effects(
     small panels with weak overlap averages are covered less than nominally (measured .89 and .85 at 95%, 40 x 80 with
     propensities .15 to .85, normal quantiles).
 
-    Warns, where nothing is traced, of overlap below 1, fewer than 2 cells per degree of freedom, a rank at its ceiling,
-    units that are not identified, and standard errors of averages whose computation did not converge: they are NaN. ATT
-    and event study rest on the untreated arm only.
+    Warns, where nothing is traced, of overlap below 1, periods without an arm, fewer than 2 cells per degree of
+    freedom, a rank at its ceiling or of 0 where the mean outcome is not 0, units that are not identified, a refinement
+    that has not settled, and standard errors of averages whose computation did not converge: they are NaN. ATT and
+    event study rest on the untreated arm only.
 
     Args:
         Y: as in `row_scaled_spectral`.
@@ -73,7 +73,8 @@ def panel_effects(
         propensity: as there.
         propensity_rank: as there.
         center: as there.
-        refine: as there, but 2; 0 is the paper's estimator, which has no standard errors: they are NaN.
+        refine: as there, but None: until settled. 0 is the paper's estimator, which has no standard errors: they are
+            NaN. A number of sweeps whose last one moved an arm by over a quarter of its sampling error is warned of.
         tol: as there.
         max_refine: as there.
         clip: as there.
@@ -132,10 +133,22 @@ def panel_effects(
     labels, count = _groups(groups, data.Y.shape[0])
     asked = Asked(_level(level, data.Y.dtype), labels, _weights(weights, data.Y))
     effects = _effects(data, numbers, asked, static, report._replace(groups=count))
-    warn_of(effects.fit)
-    if static.sweeps != 0:
-        _warn_of_errors(effects)
+    for text in _doubts(effects, data, static, report):
+        warnings.warn(text, UserWarning, stacklevel=2)
     return effects
+
+
+def _doubts(effects: PanelEffects, data: Panel, static: Static, report: Report) -> list[str]:
+    fit = effects.fit
+    texts = warned.of_fit(fit)
+    if not report.overlap and is_concrete(data.Y, fit.rank) and fit.rank.ndim == 1:
+        texts += warned.of_periods(_periods_with_arms(_cells(data, report), fit.rank))
+    if static.choice != "given" and static.center is None:
+        texts += warned.of_levels(data.Y, _cells(data, report), fit.rank)
+    if static.sweeps != 0:
+        texts += warned.of_sweeps(fit.motion, fit.converged, fit.iterations, counted=static.sweeps is not None)
+        texts += warned.of_errors(effects, AVERAGES)
+    return texts
 
 
 def _report(data: Panel, *, se: str, cov: str, block: int | None, anticipation: int, periods: str) -> Report:
@@ -186,57 +199,10 @@ def _weights(weights: Any, Y: Array) -> Array:
     return validation.checked(weights, good, "weights must be non-negative and finite")
 
 
-def warn_of(fit: PanelFit, *, arms: tuple[int, ...] = (0, 1)) -> None:
-    """Python warnings for what a fit cannot answer; silent under a trace.
-
-    Args:
-        fit: the fit.
-        arms: of which to speak.
-    """
-    if not is_concrete(*fit) or fit.tau.ndim != 1:
-        return
-    texts = []
-    lost = int(np.sum(~np.asarray(fit.identified)))
-    if lost and len(arms) == 2:
-        texts.append(f"{lost} of {fit.tau.size} units have no cell in one of the arms: their effects are NaN")
-    for arm in arms:
-        overlap, ratio, name = float(fit.overlap[arm]), float(fit.ratio[arm]), ARMS[arm]
-        if overlap < 1:
-            texts.append(
-                f"overlap of the {name} arm is {overlap:.3g}: the rest of its cells lie in rows or columns about which "
-                "it has too little data, and effects there are extrapolated"
-            )
-        if ratio < LEAST_RATIO:
-            texts.append(
-                f"the {name} arm has {ratio:.3g} cells per degree of freedom (ratio): its fit is weakly determined"
-            )
-        if bool(fit.at_rank_max[arm]):
-            texts.append(
-                f"the rank of the {name} arm is {int(fit.rank[arm])}, the ceiling of the choice: serial correlation "
-                "can cause this (sign_block), or rank_max is too small"
-            )
-    for text in texts:
-        warnings.warn(text, UserWarning, stacklevel=3)
-
-
-def _warn_of_errors(effects: PanelEffects) -> None:
-    """A Python warning for averages whose weights of the cells were not found; silent under a trace."""
-    if not is_concrete(*effects) or effects.tau.ndim != 1:
-        return
-    pairs = {"ate": "ate_se", "group_effect": "group_se", "att": "att_se", "event_study": "event_se"}
-    known = {name: np.isfinite(getattr(effects, name)) for name in pairs}
-    lost = [error for name, error in pairs.items() if np.isnan(np.asarray(getattr(effects, error))[known[name]]).any()]
-    if lost:
-        text = f"standard errors in {', '.join(lost)} are NaN: the alternations for their weights did not converge"
-        warnings.warn(text, UserWarning, stacklevel=3)
-
-
 @eqx.filter_jit
 def _effects(data: Panel, numbers: Numbers, asked: Asked, static: Static, report: Report) -> PanelEffects:
     scale = data_scale(data.Y, data.observed)
-    Y, W = data.Y / scale, data.arms()
-    if report.anticipation:
-        W = W.at[0].set(W[0] & ~before_starts(data.D, report.anticipation))
+    Y, W = data.Y / scale, _cells(data, report)
     fitted = fit_arms(Y, data.observed, W, numbers, scale, static)
     fit = panel_fit(fitted, scale, static)
     # The factorisations of the linear model below must not meet those of the fit's own.
@@ -272,13 +238,23 @@ def _effects(data: Panel, numbers: Numbers, asked: Asked, static: Static, report
     )
 
 
+def _cells(data: Panel, report: Report) -> Bool[Array, "2 n m"]:
+    """Of both arms, without those of anticipation."""
+    W = data.arms()
+    return W.at[0].set(W[0] & ~before_starts(data.D, report.anticipation)) if report.anticipation else W
+
+
+def _periods_with_arms(W: Bool[Array, "2 n m"], rank: Int[Array, "2"]) -> Bool[Array, " m"]:
+    """Whether both arms have at least ``max(1, rank)`` cells in a period."""
+    return jnp.all(jnp.sum(W, axis=1) >= jnp.maximum(rank, 1)[:, None], axis=0)
+
+
 def _period_weights(fitted: ArmsFit, overlap: bool) -> Float[Array, " m"]:
     """Weights of the periods in the effects of units, with sum 1; NaN if no period counts."""
     dtype, m = fitted.sigma2.dtype, fitted.arms.W.shape[-1]
     if not overlap:
         return jnp.full(m, 1 / m, dtype)
-    enough = jnp.sum(fitted.arms.W, axis=1) >= jnp.maximum(fitted.rank, 1)[:, None]
-    both = jnp.all(enough, axis=0)
+    both = _periods_with_arms(fitted.arms.W, fitted.rank)
     return jnp.where(jnp.any(both), both / jnp.maximum(jnp.sum(both), 1).astype(dtype), jnp.nan)
 
 

@@ -39,8 +39,8 @@ class Static(NamedTuple):
         choice: ``"flip"``, ``"gap"`` or ``"given"``.
         width: largest rank that the program can hold.
         rank_max: as given.
-        sweeps: of refinement; None: by the tolerance.
-        max_refine: sweeps at most with a tolerance.
+        sweeps: of refinement; None: until settled.
+        max_refine: sweeps at most until then.
         propensity: ``"row"``, ``"low_rank"`` or ``"known"``.
         propensity_rank: of the low-rank propensity.
         center: None, ``"row"`` or ``"two_way"``.
@@ -142,7 +142,7 @@ def options(
     propensity: Any,
     propensity_rank: int,
     center: str | None,
-    refine: int,
+    refine: int | None,
     tol: Number | None,
     max_refine: int,
     clip: Number,
@@ -178,7 +178,7 @@ def options(
     """
     shape, dtype = data.Y.shape, data.Y.dtype
     for name, value, least in (
-        ("refine", refine, 0),
+        ("refine", 0 if refine is None else refine, 0),
         ("max_refine", max_refine, 1),
         ("rank_max", rank_max, 0),
         ("propensity_rank", propensity_rank, 1),
@@ -202,7 +202,7 @@ def options(
         (gap_threshold,) = validation.numbers(dtype, gap_threshold=gap_threshold)
     elif choice == "gap":
         raise ValueError("gap_threshold must be given for rank='gap', got None")
-    sweeps = None if tol is not None else refine
+    sweeps = None if tol is not None else refine  # None, too: until settled
     static = Static(choice, width, rank_max, sweeps, max_refine, kind, propensity_rank, center, sign_block, start)
     key = jax.random.key(0) if key is None else key
     return static, Numbers(ranks, tol, jnp.asarray(clip, dtype), gap_threshold, known, key)

@@ -1,5 +1,6 @@
 """Refits of a panel in which nothing happened: the treatment given to a control, or moved to before it began."""
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxspec.chance import upper_p_value
-from jaxspec.completion.panel import inputs
+from jaxspec.completion.panel import inputs, warned
 from jaxspec.completion.panel.averages import lags_of
 from jaxspec.completion.panel.design import influence, make_design
 from jaxspec.completion.panel.inputs import Number, Numbers, Rank, Static
@@ -63,7 +64,7 @@ def placebo_in_space(
     propensity: Any = "row",
     propensity_rank: int = 2,
     center: str | None = None,
-    refine: int = 2,
+    refine: int | None = None,
     tol: Number | None = None,
     max_refine: int = 200,
     clip: Number = 0.05,
@@ -87,7 +88,7 @@ def placebo_in_space(
         propensity: as there; known probabilities are not offered: they belong to the true assignment.
         propensity_rank: as there.
         center: as there.
-        refine: as there, but 2.
+        refine: as there, but None: until settled.
         tol: as there.
         max_refine: as there.
         clip: as there.
@@ -189,7 +190,7 @@ def placebo_in_time(
     propensity: Any = "row",
     propensity_rank: int = 2,
     center: str | None = None,
-    refine: int = 2,
+    refine: int | None = None,
     tol: Number | None = None,
     max_refine: int = 200,
     clip: Number = 0.05,
@@ -213,7 +214,7 @@ def placebo_in_time(
         propensity: as there.
         propensity_rank: as there.
         center: as there.
-        refine: as there, but 2.
+        refine: as there, but None: until settled.
         tol: as there.
         max_refine: as there.
         clip: as there.
@@ -224,7 +225,8 @@ def placebo_in_time(
         start: as there, but ``"auto"``.
 
     Returns:
-        Effects, their standard errors (errors independent over time; NaN for ``refine=0``) and counts.
+        Effects, their standard errors (errors independent over time; NaN for ``refine=0``) and counts. Warns, where
+        nothing is traced, of a refinement that has not settled and of standard errors that were not found.
 
     Raises:
         ValueError: for bad input, or no treated unit.
@@ -258,11 +260,18 @@ def placebo_in_time(
         sign_block=sign_block,
         start=start,
     )
-    return _in_time(data, numbers, static, periods)
+    placebo, sweeps = _in_time(data, numbers, static, periods)
+    if static.sweeps != 0:
+        texts = warned.of_sweeps(*sweeps, counted=static.sweeps is not None)
+        for text in texts + warned.of_errors(placebo, {"effect": "se"}):
+            warnings.warn(text, UserWarning, stacklevel=2)
+    return placebo
 
 
 @eqx.filter_jit
-def _in_time(data: inputs.Panel, numbers: Numbers, static: Static, periods: int) -> PlaceboInTime:
+def _in_time(
+    data: inputs.Panel, numbers: Numbers, static: Static, periods: int
+) -> tuple[PlaceboInTime, tuple[Array, ...]]:
     scale = data_scale(data.Y, data.observed)
     Y, lag = data.Y / scale, lags_of(data.D)
     hidden = data.observed & (lag < 0) & (lag >= -periods)
@@ -272,7 +281,7 @@ def _in_time(data: inputs.Panel, numbers: Numbers, static: Static, periods: int)
     means, errors, counts = _hidden_gaps(Y, fitted, seen, lag + periods, center=static.center, periods=periods)
     if static.sweeps == 0:
         errors = jnp.full_like(errors, jnp.nan)
-    return PlaceboInTime(means * scale, errors * scale, counts)
+    return PlaceboInTime(means * scale, errors * scale, counts), (fitted.motion, fitted.converged, fitted.iterations)
 
 
 def _hidden_gaps(

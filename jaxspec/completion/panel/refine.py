@@ -6,6 +6,10 @@ With ``A = U V^T``, ``V^T V = m I`` and sig2 the residual variance, a sweep solv
 
 then likewise for every column. The ridge is the empirical-Bayes one: it vanishes with the noise, so that data without
 noise are recovered exactly, and protects rows with few cells. This refinement is ours, not the paper's.
+
+How many sweeps are enough depends on which cells are seen: where they are scattered a handful, under staggered adoption
+tens, as whole blocks are extrapolated. What matters is not how far a sweep moves the matrix against its size, which a
+high level of the outcomes inflates, but against the error that the noise leaves in it: ``motion``.
 """
 
 from typing import NamedTuple
@@ -20,6 +24,8 @@ from jaxspec.linalg.normalisation import matmul
 from jaxspec.solvers.loop import CONVERGED, RUNNING, iterate
 from jaxspec.solvers.stopping import safe_ratio
 
+SETTLED = 0.01
+
 
 class Refined(NamedTuple):
     """Refined factors of both arms.
@@ -28,13 +34,16 @@ class Refined(NamedTuple):
         factors: of each arm.
         iterations: sweeps done.
         change: relative change of each arm in the last sweep; NaN without one.
-        converged: whether all changes are below the tolerance; True without a tolerance.
+        converged: whether the last sweep met the tolerance, or without one left both arms settled; True without a
+            sweep.
+        motion: of each arm in the last sweep, in units of its sampling error, see `sampling_error`; NaN without one.
     """
 
     factors: Factors
     iterations: Int[Array, ""]
     change: Float[Array, " a"]
     converged: Bool[Array, ""]
+    motion: Float[Array, " a"]
 
 
 def degrees_of_freedom(arm: Arm, rank: Int[Array, ""]) -> Float[Array, ""]:
@@ -68,6 +77,21 @@ def residual_variance(arm: Arm, factors: Factors, rank: Int[Array, ""]) -> Float
     return jnp.sum(residual**2) / jnp.maximum(free, 1)
 
 
+def sampling_error(arm: Arm, factors: Factors, rank: Int[Array, ""]) -> Float[Array, ""]:
+    """``sig (d n m / |W|)^(1/2)``: the norm of the error that noise leaves in the whole matrix, were cells scattered.
+
+    Args:
+        arm: one arm.
+        factors: its fit.
+        rank: its rank, d its degrees of freedom.
+
+    Returns:
+        The error, in the Frobenius norm.
+    """
+    share = jnp.maximum(jnp.sum(arm.W), 1) / arm.W.size
+    return jnp.sqrt(residual_variance(arm, factors, rank) * degrees_of_freedom(arm, rank) / share)
+
+
 def normal_matrices(W: Bool[Array, "n m"], basis: Float[Array, "m k"]) -> Float[Array, "n k k"]:
     """``G_i = sum_j W_ij v_j v_j^T``, as one product.
 
@@ -98,51 +122,62 @@ def refine(
         arms: with a leading axis.
         factors: where to start, with the same axis.
         rank: of each arm.
-        sweeps: their number (static); None: until the relative change of every arm is below ``tol``.
-        tol: see sweeps.
-        max_sweeps: at most so many with a tolerance (static).
+        sweeps: their number (static); None: until every arm has settled.
+        tol: an arm has settled once its relative change is below this; None: once its ``motion`` is below .01, or its
+            relative change below 100 eps, where there is no noise to measure by.
+        max_sweeps: at most so many with ``sweeps=None`` (static).
 
     Returns:
         The refined factors.
     """
     if factors.left.shape[-1] == 0:
         nothing = jnp.zeros(rank.shape, factors.left.dtype)
-        return Refined(factors, jnp.asarray(sweeps or 0, jnp.int32), nothing, jnp.array(True))
+        return Refined(factors, jnp.asarray(sweeps or 0, jnp.int32), nothing, jnp.array(True), nothing)
+    unknown = jnp.full(rank.shape, jnp.nan, factors.left.dtype)
     start = _State(
         factors,
-        jnp.full(rank.shape, jnp.nan, factors.left.dtype),
+        unknown,
+        unknown,
         jnp.zeros((), jnp.int32),
         jnp.asarray(RUNNING, jnp.int32),
     )
 
     def step(state: _State) -> _State:
         new = jax.vmap(_sweep)(arms, state.factors, rank)
-        return state._replace(factors=new, iter=state.iter + 1, change=jax.vmap(_relative_change)(new, state.factors))
+        change, motion = jax.vmap(_moves)(arms, new, state.factors, rank)
+        return state._replace(factors=new, iter=state.iter + 1, change=change, motion=motion)
 
-    if sweeps is not None:
-        end = jax.lax.fori_loop(0, sweeps, lambda _, state: step(state), start) if sweeps else start
-        converged = jnp.array(True)
-    else:
+    def settled(state: _State) -> Bool[Array, ""]:
+        if tol is not None:
+            return jnp.all(state.change < tol)
+        floor = 100 * jnp.finfo(state.change.dtype).eps
+        return jnp.all((state.motion < SETTLED) | (state.change < floor))
 
-        def test(state: _State) -> _State:
-            return state._replace(status=jnp.where(jnp.all(state.change < tol), CONVERGED, RUNNING).astype(jnp.int32))
+    def test(state: _State) -> _State:
+        return state._replace(status=jnp.where(settled(state), CONVERGED, RUNNING).astype(jnp.int32))
 
+    if sweeps is None:
         end = iterate(step, test, start, max_iter=max_sweeps)
-        converged = end.status == CONVERGED
+    else:
+        end = jax.lax.fori_loop(0, sweeps, lambda _, state: step(state), start) if sweeps else start
+    converged = settled(end) if sweeps != 0 else jnp.array(True)
     last = jax.vmap(_rows)(arms, end.factors, rank)
-    return Refined(last, end.iter, end.change, converged)
+    return Refined(last, end.iter, end.change, converged, end.motion)
 
 
 class _State(NamedTuple):
     factors: Factors
     change: Array
+    motion: Array
     iter: Int[Array, ""]
     status: Int[Array, ""]
 
 
-def _relative_change(new: Factors, old: Factors) -> Float[Array, ""]:
+def _moves(arm: Arm, new: Factors, old: Factors, rank: Int[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Norm of a sweep's step over that of the matrix, and over the sampling error."""
     now = new.product()
-    return safe_ratio(jnp.linalg.norm(now - old.product()), jnp.linalg.norm(now))
+    step = jnp.linalg.norm(now - old.product())
+    return safe_ratio(step, jnp.linalg.norm(now)), safe_ratio(step, sampling_error(arm, new, rank))
 
 
 def _sweep(arm: Arm, factors: Factors, rank: Int[Array, ""]) -> Factors:

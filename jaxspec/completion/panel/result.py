@@ -10,8 +10,10 @@ class PanelFit(NamedTuple):
     """Result of `row_scaled_spectral`; index 0 of an axis of length 2 is the untreated arm, 1 the treated one.
 
     Attributes:
-        A0: estimate of the outcomes without treatment, (n, m), in the units of Y.
-        A1: estimate of the outcomes under treatment, (n, m), in the units of Y.
+        A0: estimate of the outcomes without treatment, (n, m), in the units of Y; NaN for a unit without an untreated
+            cell, and 0 (plus what centring took) in a period without one.
+        A1: estimate of the outcomes under treatment, (n, m), in the units of Y; NaN for a unit without a treated cell,
+            and 0 (plus what centring took) in a period without one.
         effect: ``A1 - A0``, (n, m); NaN in the rows that are not identified.
         tau: effect of each unit, the row means of ``effect``, (n,); NaN where not identified.
         rank: of each arm, (2,).
@@ -28,12 +30,15 @@ class PanelFit(NamedTuple):
             the arm, (2,). Below 1, ``tau`` extrapolates to cells about which the arm says nothing.
         at_rank_max: whether the choice of the rank ended at its ceiling, (2,).
         iterations: refinement sweeps done.
-        converged: with a tolerance, whether the sweeps met it; without one True, as nothing was promised.
+        converged: whether the sweeps settled: the last one met ``tol``, or without ``tol`` moved each arm by less than
+            .01 of its sampling error (``motion``) or by rounding; True for ``refine=0``, which does not iterate.
         change: relative change of each arm's estimate in the last sweep, (2,); NaN without a sweep.
         left: factor of each arm, ``A - offsets = left @ right^T``, (2, n, k), in the units of Y.
         right: the other factor, ``right^T right = m I`` on its first ``rank`` columns, 0 beyond, (2, m, k).
         unit_offset: what centring took from each unit, (2, n).
         time_offset: what it took from each period, (2, m).
+        motion: how far the last sweep moved each arm's estimate, in units of the error that noise leaves in it,
+            ``||step|| / (sigma2 d n m / |W(a)|)^(1/2)`` with d the degrees of freedom, (2,); NaN without a sweep.
     """
 
     A0: Float[Array, "n m"]
@@ -57,6 +62,7 @@ class PanelFit(NamedTuple):
     right: Float[Array, "2 m k"]
     unit_offset: Float[Array, "2 n"]
     time_offset: Float[Array, "2 m"]
+    motion: Float[Array, "2"]
 
 
 class PanelEffects(NamedTuple):

@@ -23,8 +23,8 @@ from jaxspec.completion.panel.design import Design, make_design
 from jaxspec.completion.panel.inputs import Number, Numbers, Panel, Rank, Static
 from jaxspec.completion.panel.path import path_start
 from jaxspec.completion.panel.ranks import flip_rank, gap_rank
+from jaxspec.completion.panel.refine import Refined, residual_variance
 from jaxspec.completion.panel.refine import refine as refined
-from jaxspec.completion.panel.refine import residual_variance
 from jaxspec.completion.panel.result import PanelFit
 from jaxspec.completion.panel.row_errors import one_step_row_errors, refined_row_errors
 from jaxspec.completion.scaled import data_scale
@@ -32,6 +32,7 @@ from jaxspec.linalg import ordered
 
 FEW = 4.0
 THIN = 0.1
+UNEVEN = 0.5
 
 
 def row_scaled_spectral(
@@ -43,7 +44,7 @@ def row_scaled_spectral(
     propensity: Any = "row",
     propensity_rank: int = 2,
     center: str | None = None,
-    refine: int = 0,
+    refine: int | None = 0,
     tol: Number | None = None,
     max_refine: int = 200,
     clip: Number = 0.05,
@@ -73,9 +74,11 @@ def row_scaled_spectral(
         propensity_rank: of the low-rank propensity (static).
         center: None (the paper), ``"row"`` or ``"two_way"``: fixed effects fitted on the arm's cells, removed before
             and added back after (static).
-        refine: sweeps of alternating ridge least squares, see `refine` (static); 2 or 3 are enough with noise.
+        refine: sweeps of alternating ridge least squares, see `refine` (static). None: until a sweep moves each arm by
+            less than .01 of its sampling error (``motion``). A fixed number saves sweeps where cells are scattered at
+            random, where 2 or 3 are enough; under staggered adoption 2 are far from enough.
         tol: sweep until both arms change by less than this, relatively; takes the place of ``refine``.
-        max_refine: sweeps at most with ``tol`` (static).
+        max_refine: sweeps at most with ``tol`` or ``refine=None`` (static); ``converged`` says whether they sufficed.
         clip: smallest probability used, in (0, 1]; not for ``"row"``.
         rank_max: largest rank to choose (static); more than the short side of Y counts as that side.
         gap_threshold: for ``"gap"``: in the units of the singular values of X.
@@ -85,7 +88,8 @@ def row_scaled_spectral(
             true rank 2, of 80 arms 76 got rank 8 (the ceiling) with 1; with 20, 39 got 2 and 24 got 3.
         start: of the refinement (static): ``"one_step"``, the paper's estimate; ``"path"``, a convex path of falling
             thresholds, which frees a refinement that is stuck at few cells per degree of freedom, see `path`; or
-            ``"auto"``: the path for an arm whose ``ratio`` is below 4 or that has less than a tenth of a row's periods.
+            ``"auto"``: the path for an arm whose ``ratio`` is below 4, that has less than a tenth of a row's periods,
+            or whose share of some period's cells is below half its share of all, as under staggered adoption.
         validate: whether to look at values (static). False for a traced panel that is divided over devices: the
             check's host call and the devices' exchanges can wait for each other on emulated CPU devices.
 
@@ -147,6 +151,7 @@ class ArmsFit(NamedTuple):
         iterations: sweeps.
         change: of the last sweep.
         converged: as in `PanelFit`.
+        motion: of the last sweep.
     """
 
     arms: Arm
@@ -159,6 +164,7 @@ class ArmsFit(NamedTuple):
     iterations: Int[Array, ""]
     change: Float[Array, " a"]
     converged: Bool[Array, ""]
+    motion: Float[Array, " a"]
 
     def outcomes(self) -> Float[Array, "a n m"]:
         """The estimates, offsets included."""
@@ -213,25 +219,18 @@ def fit_arms(
     cut = slice(0, static.width)
     start = jax.vmap(panel_arms.scaled_factors)(u[:, :, cut], s[:, cut], v[:, :, cut], rank)
     if static.sweeps != 0 and static.start != "one_step" and static.width:
-        start = _path(arms, start, rank, static)
+        start = _path(arms, observed, start, rank, static)
     if static.sweeps == 0:
         nan = jnp.full(count, jnp.nan, Y.dtype)
-        factors, iterations, change, converged = start, jnp.zeros((), jnp.int32), nan, jnp.array(True)
+        done = Refined(start, jnp.zeros((), jnp.int32), nan, jnp.array(True), nan)
     else:
-        factors, iterations, change, converged = refined(
-            arms,
-            start,
-            rank,
-            sweeps=static.sweeps,
-            tol=numbers.tol,
-            max_sweeps=static.max_refine,
-        )
-    sigma2 = jax.vmap(residual_variance)(arms, factors, rank)
-    return ArmsFit(arms, factors, rank, values, phat, sigma2, path, iterations, change, converged)
+        done = refined(arms, start, rank, sweeps=static.sweeps, tol=numbers.tol, max_sweeps=static.max_refine)
+    sigma2 = jax.vmap(residual_variance)(arms, done.factors, rank)
+    return ArmsFit(arms, done.factors, rank, values, phat, sigma2, path, *done[1:])
 
 
-def _path(arms: Arm, one_step: Factors, rank: Array, static: Static) -> Factors:
-    """The start at the end of the path; with ``"auto"`` only for an arm with few cells, in all or in some row."""
+def _path(arms: Arm, observed: Bool[Array, "n m"], one_step: Factors, rank: Array, static: Static) -> Factors:
+    """The start at the end of the path; with ``"auto"`` only for an arm with few cells in all, a row or a period."""
 
     def walk() -> Factors:
         waiting = arms._replace(Z=ordered(arms.Z, one_step))
@@ -242,9 +241,19 @@ def _path(arms: Arm, one_step: Factors, rank: Array, static: Static) -> Factors:
     counts = jnp.sum(arms.W, axis=2)
     # The scaled outcomes of a row with few cells outweigh all others, and the leading directions are its own.
     thin = jnp.any((counts > 0) & (counts < THIN * arms.W.shape[2]), axis=1)
-    few = thin | (ratios(jnp.sum(counts, axis=1), rank, arms.Z) < FEW)
+    few = thin | _uneven(observed, arms.W) | (ratios(jnp.sum(counts, axis=1), rank, arms.Z) < FEW)
     found = jax.lax.cond(jnp.any(few), walk, lambda: one_step)
     return jax.tree.map(lambda new, old: jnp.where(few[:, None, None], new, old), found, one_step)
+
+
+def _uneven(observed: Array, W: Bool[Array, "a n m"]) -> Bool[Array, " a"]:
+    """Whether some period has less than half of the arm's share of cells: blocks are missing, not scattered cells.
+
+    The scaled outcomes then are low-rank in the blocks, too, and a refinement that starts there stays there.
+    """
+    seen, arm = jnp.sum(observed, axis=0), jnp.sum(W, axis=1)
+    share = jnp.sum(arm, axis=1, keepdims=True) / jnp.maximum(jnp.sum(seen), 1)
+    return jnp.any(arm < UNEVEN * share * seen, axis=1)
 
 
 def ratios(cells: Array, rank: Array, like: Array) -> Float[Array, " a"]:
@@ -289,7 +298,7 @@ def panel_fit(fitted: ArmsFit, scale: Float[Array, ""], static: Static) -> Panel
     arms, rank = fitted.arms, fitted.rank
     counts = jnp.sum(arms.W, axis=2)
     identified = jnp.all(counts > 0, axis=0)
-    A0, A1 = fitted.outcomes()
+    A0, A1 = jnp.where((counts > 0)[..., None], fitted.outcomes(), jnp.nan)
     effect = jnp.where(identified[:, None], A1 - A0, jnp.nan)
     squares = row_mean_squares(fitted, static.sweeps == 0, static.center)
     chosen = static.choice != "given"
@@ -315,6 +324,7 @@ def panel_fit(fitted: ArmsFit, scale: Float[Array, ""], static: Static) -> Panel
         right=fitted.factors.right,
         unit_offset=arms.unit_offset * scale,
         time_offset=arms.time_offset * scale,
+        motion=fitted.motion,
     )
 
 

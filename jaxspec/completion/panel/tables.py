@@ -35,7 +35,7 @@ def from_long(df: Any, unit: Any, time: Any, outcome: Any, treatment: Any) -> Pa
         array([[ 1.,  2.],
                [ 3., nan]])
     """
-    pd = require("pandas", "from_long")
+    pd = require("pandas", "from_long", "tables")
     for argument, name in (("unit", unit), ("time", time), ("outcome", outcome), ("treatment", treatment)):
         if name not in df.columns:
             raise ValueError(f"{argument} must name a column of df, got {name!r}")
@@ -95,7 +95,7 @@ def to_long(effects: PanelEffects, data: PanelData | None = None) -> Any:
         ImportError: without pandas.
         ValueError: for a panel of another shape.
     """
-    pd = require("pandas", "to_long")
+    pd = require("pandas", "to_long", "tables")
     n, m = effects.fit.A0.shape
     units, times = _labels(effects, data)
     flat = lambda x: np.asarray(x).reshape(-1)  # noqa: E731
@@ -120,7 +120,7 @@ def to_units(effects: PanelEffects, data: PanelData | None = None) -> Any:
         ImportError: without pandas.
         ValueError: for a panel of another shape.
     """
-    pd = require("pandas", "to_units")
+    pd = require("pandas", "to_units", "tables")
     units, _ = _labels(effects, data)
     columns = {
         "effect": effects.tau,

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from jaxspec.completion import panel_effects
-from jaxspec.completion.panel import averages
+from jaxspec.completion.panel import averages, ranks
 from jaxspec.completion.panel.design import influence
 from jaxspec.completion.panel.effects import _effects
 
@@ -214,6 +214,10 @@ def test_periods_of_overlap_are_those_that_count(x64, make_panel):
     Y = np.where(D, A1, A0) + 0.05 * np.random.default_rng(0).standard_normal(SHAPE)
     found, texts = recorded(Y, D, rank=1, periods="overlap")
     assert any("overlap of the treated arm" in text for text in texts)
+    assert not any("periods=" in text for text in texts)
+    _, texts = recorded(Y, D, rank=1)
+    (text,) = [text for text in texts if "periods='overlap'" in text]
+    assert f"{24 - (D.any(axis=0) & (~D).any(axis=0)).sum()} of 24 periods" in text
     enough = D.any(axis=0) & (~D).any(axis=0)
     expected = np.asarray(found.fit.effect)[:, enough].mean(axis=1)
     np.testing.assert_allclose(found.tau, expected, atol=1e-10)
@@ -246,9 +250,26 @@ def test_nothing_quiet_about_what_the_data_cannot_say(x64, panel):
     for value in (found.tau, found.se, found.df, found.ci_low, found.ci_high, found.fit.row_rmse):
         np.testing.assert_array_equal(np.isnan(value), lost)
     np.testing.assert_array_equal(np.isnan(found.fit.effect).all(axis=1), lost)
+    # An arm without a cell of the unit has no outcome, the other one has.
+    for A, nowhere in ((found.fit.A0, [1, 2]), (found.fit.A1, [0, 2])):
+        np.testing.assert_array_equal(np.flatnonzero(np.isnan(A).any(axis=1)), nowhere)
+        assert np.isnan(np.asarray(A)[nowhere]).all()
     assert float(found.fit.overlap[1]) < 1
     assert np.isnan(found.group_effect[0])
     assert np.isfinite([found.group_effect[1], found.ate, found.att, found.ate_se]).all()
+
+
+def test_a_row_with_fewer_cells_than_directions_leaves_averages_their_errors(x64, make_panel):
+    Y, D, _, _ = make_panel(8, 40, 30, rank=3)
+    D = D.copy()
+    whole, _ = recorded(Y, D, rank=3)
+    D[4], D[9] = False, True
+    D[4, 7] = D[9, 3] = D[9, 4] = True
+    D[9, 3:5] = False
+    found, texts = recorded(Y, D, rank=3)
+    assert not any("did not converge" in text for text in texts)
+    for name in ("ate_se", "att_se"):
+        assert 0.9 < float(getattr(found, name) / getattr(whole, name)) < 1.3
 
 
 def test_standard_errors_that_did_not_converge_are_nan_with_a_warning(x64, make_panel, monkeypatch):
@@ -273,6 +294,17 @@ def test_standard_errors_that_did_not_converge_are_nan_with_a_warning(x64, make_
         assert known.any()
         assert np.isnan(np.asarray(getattr(cut, error))[known]).all()
     np.testing.assert_array_equal(cut.se, whole.se)
+
+
+def test_an_arm_taken_for_zero_is_told(x64, make_panel, monkeypatch):
+    Y, D, _, _ = make_panel(3, *SHAPE)
+    monkeypatch.setattr(ranks, "EXCESS", 1e3)
+    _effects._cached.clear_cache()
+    found, texts = recorded(Y + 20, D)
+    _effects._cached.clear_cache()
+    assert found.fit.rank.tolist() == [0, 0]
+    assert [text.split(" arm")[0] for text in texts] == ["the rank of the untreated", "the rank of the treated"]
+    assert all("give rank, or center" in text for text in texts)
 
 
 def test_zeros_give_zeros(x64):

@@ -1,5 +1,7 @@
 """Placebos where the answer is known, tests over units against their definitions, intervals by permutation."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,8 @@ from jaxspec.completion import (
     row_scaled_spectral,
     unit_tests,
 )
+from jaxspec.completion.panel import placebo
+from jaxspec.completion.panel.design import influence
 from jaxspec.completion.panel.student import inside, outside, two_sided_quantile
 
 
@@ -64,6 +68,19 @@ def test_placebo_in_time_predicts_cells_it_has_not_seen(x64, block):
     moved = placebo_in_time(hidden, D, 3, rank=2, refine=10)
     np.testing.assert_allclose(moved.effect, np.asarray(found.effect) + 9, atol=1e-9)
     assert np.isnan(placebo_in_time(Y, D, 3, rank=2, refine=0).se).all()
+
+
+def test_placebo_in_time_tells_what_it_could_not_find(x64, block, monkeypatch):
+    Y, D = block
+    with pytest.warns(UserWarning, match="the last of 1 sweeps moved the untreated arm"):
+        placebo_in_time(Y + 20, D, 3, rank=2, refine=1)
+    monkeypatch.setattr(placebo, "influence", partial(influence, max_iter=0))
+    placebo._in_time._cached.clear_cache()
+    with pytest.warns(UserWarning, match="standard errors in se are NaN"):
+        found = placebo_in_time(Y, D, 3, rank=2)
+    placebo._in_time._cached.clear_cache()
+    assert np.isnan(found.se).all()
+    assert np.isfinite(found.effect).all()
 
 
 def test_student_against_scipy(x64):

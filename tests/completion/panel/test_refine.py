@@ -1,10 +1,12 @@
 """The refinement: exact without noise, unbiased where the one step is not, freed by the path where cells are few."""
 
+import warnings
+
 import jax
 import numpy as np
 import pytest
 
-from jaxspec.completion import row_scaled_spectral
+from jaxspec.completion import panel_effects, row_scaled_spectral
 
 SHAPE = (60, 50)
 
@@ -67,8 +69,12 @@ def test_rows_and_columns_with_too_few_cells_are_zero_and_harm_no_other(x64, mak
     D[:, 2] = False
     # Scaled by 30, the one outcome of row 1 would outweigh the matrix: "auto" starts from the path.
     fit = row_scaled_spectral(np.where(D, A1, A0), D, rank=2, refine=50, start="auto")
-    assert np.all(np.asarray(fit.A1)[0] == 0)
-    assert np.all(np.isfinite(fit.A1))
+    assert np.all(np.asarray(fit.left)[1, 0] == 0)
+    assert np.all(np.asarray(fit.A1)[1:, 2] == 0)
+    # A unit without a cell has no outcome in the arm; the other arm knows it.
+    np.testing.assert_array_equal(np.isnan(fit.A1).all(axis=1), np.arange(40) == 0)
+    assert np.all(np.isfinite(np.asarray(fit.A1)[1:]))
+    assert np.all(np.isfinite(fit.A0))
     good = np.ix_(np.arange(2, 40), np.delete(np.arange(30), 2))
     np.testing.assert_allclose(np.asarray(fit.A1)[good], A1[good], atol=1e-9)
     assert np.flatnonzero(~np.asarray(fit.identified)).tolist() == [0]
@@ -132,3 +138,61 @@ def test_rank_zero_predicts_zero():
     fit = jax.block_until_ready(row_scaled_spectral(np.ones((6, 8)), D, rank=0, refine=2))
     assert float(np.abs(fit.tau).max()) == 0
     assert np.isinf(fit.ratio).all()
+
+
+def adopted(seed, n=60, m=40):
+    """Units around 20 that adopt a treatment of effect 2 earlier the larger their first factor; a quarter never do."""
+    rng = np.random.default_rng(seed)
+    u, v = rng.standard_normal((n, 2)), rng.standard_normal((m, 2))
+    A0 = 20 + 3 * u[:, :1] + 2 * np.sin(np.arange(m) / 6) + u @ v.T
+    start = np.clip(m / 2 - m / 8 * (u[:, 0] + rng.standard_normal(n)), m // 8, m - 4)
+    start[: n // 4] = m
+    D = np.arange(m) >= start[:, None]
+    return A0 + 2.0 * D + 0.5 * rng.standard_normal((n, m)), D
+
+
+def effects_and_texts(*args, **options):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = panel_effects(*args, rank=3, periods="overlap", **options)
+    return found, [str(warning.message) for warning in seen if "settled" in str(warning.message)]
+
+
+def test_the_default_sweeps_until_it_settles_where_two_sweeps_are_far_from_enough(x64):
+    off = []
+    for seed in range(3):
+        Y, D = adopted(seed)
+        (default, quiet), (two, loud), (finished, _) = (
+            effects_and_texts(Y, D, **options) for options in ({}, {"refine": 2}, {"tol": 1e-9, "max_refine": 2000})
+        )
+        assert bool(default.fit.converged)
+        assert int(default.fit.iterations) > 2
+        assert float(default.fit.motion.max()) < 0.01
+        assert quiet == []
+        for name in ("att", "ate"):
+            apart = abs(float(getattr(default, name) - getattr(finished, name)))
+            assert apart < 0.1 * float(getattr(finished, f"{name}_se"))
+        assert not bool(two.fit.converged)
+        (text,) = loud
+        assert "the last of 2 sweeps moved the" in text
+        assert "leave out refine, or give tol" in text
+        off.append(abs(float(two.att - finished.att)) / float(finished.att_se))
+    assert min(off) > 1
+
+
+def test_motion_is_the_step_over_the_sampling_error(x64):
+    Y, D = adopted(0)
+    before, after = (row_scaled_spectral(Y, D, rank=3, refine=sweeps) for sweeps in (6, 7))
+    # The last row solve, which follows the sweeps, and the outer periods are left out: the two agree to their size.
+    cells = np.array([(~D).sum(), D.sum()])
+    d = 3 * (60 + 40 - 3)
+    error = np.sqrt(np.asarray(after.sigma2) * d * D.size / cells)
+    step = [np.linalg.norm(np.nan_to_num(a - b)[:, 8:36]) for a, b in ((after.A0, before.A0), (after.A1, before.A1))]
+    np.testing.assert_allclose(np.log(np.asarray(after.motion) * error), np.log(step), atol=np.log(4))
+
+
+def test_a_cap_that_was_met_is_told(x64):
+    Y, D = adopted(0)
+    found, (text,) = effects_and_texts(Y, D, max_refine=3)
+    assert (bool(found.fit.converged), int(found.fit.iterations)) == (False, 3)
+    assert "raise max_refine" in text

@@ -136,7 +136,7 @@ def test_figures_show_the_numbers(fitted):
 def test_missing_packages_are_named(monkeypatch, frame, fitted):
     for name in ("pandas", "matplotlib.pyplot"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r"from_long needs pandas: pip install 'jaxspec-lab\[experiments\]'"):
+    with pytest.raises(ImportError, match=r"from_long needs pandas: pip install 'jaxspec-lab\[tables\]'"):
         from_long(frame, "who", "year", "sales", "treated")
     with pytest.raises(ImportError, match=r"plot_unit_effects needs matplotlib"):
         plot_unit_effects(fitted[1])
