@@ -108,7 +108,7 @@ def panel_effects(
         >>> import jax.numpy as jnp
         >>> i, j = jnp.arange(12.0)[:, None], jnp.arange(16)
         >>> D = (i * i + 3 * j * j + i * j) % 7 < 3
-        >>> effects = panel_effects(1 + i + 2.0 * D, D, rank=1, refine=10)
+        >>> effects = panel_effects(1 + i + 2.0 * D, D, rank=1)
         >>> round(float(effects.ate), 2)
         2.0
     """
