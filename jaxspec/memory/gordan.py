@@ -58,7 +58,7 @@ def prove_infeasible(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> same = Associations(jnp.eye(3), jnp.ones((3, 3)))
+        >>> same = Associations(jnp.ones((3, 3)), jnp.eye(3))  # one key for three values
         >>> from jaxspec.memory import check_feasible
         >>> prove_infeasible(same, check_feasible(same).multipliers).proved
         True
