@@ -57,10 +57,10 @@ def prove_infeasible(
         ValueError: shapes that do not fit, or numbers that are not finite.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> same = Associations(jnp.ones((3, 3)), jnp.eye(3))  # one key for three values
-        >>> from jaxspec.memory import check_feasible
-        >>> prove_infeasible(same, check_feasible(same).multipliers).proved
+        >>> import jax
+        >>> from jaxspec.memory import check_feasible, sample_associations
+        >>> many = sample_associations(jax.random.key(0), 12, 2)
+        >>> prove_infeasible(many, check_feasible(many).multipliers).proved
         True
     """
     _, a = checked(None, a)
