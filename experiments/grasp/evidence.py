@@ -10,7 +10,7 @@ How the statistics were chosen: ``content_w``, ``content_r`` and activations at 
 Activations at the last token were chosen among thirty statistics on two decoders (seeds 300 and 301, 12 adapters of
 each kind), and the sum with ``content_w`` on these and four more (100 to 103, 32 of each kind), all of them with
 another start of the decoder. No bound below was chosen by results; that two decoders do not decide whether the kinds
-are told apart was written after they had, on one machine, against the eight.
+are told apart, nor how many clean adapters are accused, was written after they had told them apart on one machine.
 
 Eight decoders of 2500 steps (``--preset specification --seed 300``, 24 adapters of each kind; two of the worlds, not
 the decoders, had served for the choice): pooled, the evidence told the kinds apart with probability 0.96, recognised
@@ -40,7 +40,7 @@ from jaxspec import lora
 KINDS = ("entangled", "clean")
 LABELS = {"entangled": "bad", "clean": "other"}
 STATISTICS = ("content_w", "content_r", "act", "pooled")
-LEAST_DECODERS = 8  # two of the shorter pretraining gave anything from 0.72 to 1, by machine
+LEAST_DECODERS = 8  # two of the shorter pretraining told the kinds apart with probability 0.72 to 1, by machine
 SOURCE, OURS = "specification, pre-existence test", "this library, chosen on other decoders"
 
 
@@ -140,11 +140,15 @@ def claims(result: Result) -> list[Claim]:
     entangled, clean = (result.p_values[kind] <= result.alpha for kind in range(2))
     column = {str(name): number for number, name in enumerate(result.statistics)}
 
+    decoders = np.unique(result.base).size
+    enough = f"of {LEAST_DECODERS} decoders or more (here {decoders})"
+
     def apart(statement, source, name, bound, *, quantity, reason):
-        value, decoders = _auc(*result.values[:, :, column[name]]), np.unique(result.base).size
-        criterion = f"{quantity} ≥ {bound:g}, of {LEAST_DECODERS} decoders or more (here {decoders})"
+        value = _auc(*result.values[:, :, column[name]])
         holds = value >= bound and decoders >= LEAST_DECODERS
-        return Claim(statement, source, criterion, value, bool(holds), if_short(result, reason))
+        return Claim(
+            statement, source, f"{quantity} ≥ {bound:g}, {enough}", value, bool(holds), if_short(result, reason)
+        )
 
     found = (result.factors > 0).mean(axis=1)
     power, false = ({str(n): told[:, c].mean() for n, c in column.items()} for told in (entangled, clean))
@@ -219,13 +223,13 @@ def claims(result: Result) -> list[Claim]:
             known_not_to_hold="content_w recognises all of them, and accuses clean ones as well",
         ),
         *(
-            Claim.at_most(
+            Claim(
                 f"{name} does not accuse clean adapters",
                 source,
-                false[name],
-                0.1,
-                quantity=level,
-                known_not_to_hold=accuses,
+                f"{level} ≤ 0.1, {enough}",
+                float(false[name]),
+                bool(false[name] <= 0.1 and decoders >= LEAST_DECODERS),
+                accuses,
             )
             for name, source, accuses in (
                 ("content_w", SOURCE, "0.38 of them after 2500 steps of pretraining, 0.67 and more after 1000"),
