@@ -10,7 +10,7 @@ from experiments.grasp._corpus import Sizes
 from experiments.grasp._finetune import Recipe, labels_of
 from experiments.grasp._measure import Measure
 from experiments.grasp._methods import Case, decoders
-from experiments.runner.contract import Progress
+from experiments.runner.contract import Claim, Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,22 @@ def if_short(result: Any, reason: str) -> str:
 def if_long(result: Any, reason: str) -> str:
     """A reason that applies to longer pretraining."""
     return reason if result.pretraining > SHORT else ""
+
+
+# Fine-tunes of one or two decoders, as at ``quick``, are alike: of claims that several decoders decided against they
+# decide nothing (written after two such claims held on the one decoder that another machine had pretrained).
+LEAST_DECODERS = 4
+
+
+def judged(claims: list[Claim], decoders: int) -> list[Claim]:
+    """Claims of which those known not to hold are not overturned by too few decoders."""
+    if decoders >= LEAST_DECODERS:
+        return claims
+    more = f", of {LEAST_DECODERS} decoders or more (here {decoders})"
+    return [
+        dataclasses.replace(claim, criterion=claim.criterion + more, holds=False) if claim.known_not_to_hold else claim
+        for claim in claims
+    ]
 
 
 def sizes(config: Settings) -> Sizes:

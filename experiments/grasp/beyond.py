@@ -24,7 +24,7 @@ from experiments.grasp._fronts import draw_fronts, full_scale, least_drift, medi
 from experiments.grasp._further import HIDDEN, ITERATED, MATRICES, PENALTY, WHOLE, further_rows
 from experiments.grasp._measure import DRIFT, SCORES
 from experiments.grasp._methods import CAFT, GRASP_AB, NAIVE, POSTHOC, compare, naive
-from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case
+from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case, judged
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import subplots
 
@@ -62,6 +62,7 @@ class Result(NamedTuple):
         names: of the scores.
         scales: of the adapter.
         cosines: |cos| of the direction found with the persona's, mean over tokens, after a block, (seeds, layers).
+        decoders: how many there are.
     """
 
     methods: Any
@@ -70,6 +71,7 @@ class Result(NamedTuple):
     names: Any
     scales: Any
     cosines: Any
+    decoders: Any
 
 
 def run(config: Config, progress: Progress) -> Result:
@@ -81,7 +83,7 @@ def run(config: Config, progress: Progress) -> Result:
     with progress.stage("further fine-tunes", total=sum(variants.get(method, 1) for method in config.further)):
         directions = found.found.directions[:, :, : config.k]
         rows += further_rows(what, config.further, directions, config.weights, config.rounds, progress.advance)
-    return Result(*table(rows), np.asarray(SCORES), np.asarray(config.scales), found.cosines)
+    return Result(*table(rows), np.asarray(SCORES), np.asarray(config.scales), found.cosines, config.bases)
 
 
 def claims(result: Result) -> list[Claim]:
@@ -118,7 +120,7 @@ def claims(result: Result) -> list[Claim]:
             ]
     if PENALTY in result.methods and WHOLE in result.methods:
         rows.append(_factor_or_all(result))
-    return rows
+    return judged(rows, result.decoders)
 
 
 def _factor_or_all(result: Result) -> Claim:

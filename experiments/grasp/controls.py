@@ -22,7 +22,7 @@ from experiments.grasp._finetune import ALL
 from experiments.grasp._fronts import draw_fronts, full_scale, median_claim, ratio, table
 from experiments.grasp._measure import DRIFT, SCORES
 from experiments.grasp._methods import CAFT, GRASP_A, GRASP_AB, NAIVE, POSTHOC, compare, naive
-from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case, if_long, if_short
+from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case, if_long, if_short, judged
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import subplots
 
@@ -61,6 +61,7 @@ class Result(NamedTuple):
         scales: of the adapter.
         cosines: |cos| of the direction found with the persona's, mean over tokens, after a block, (2, seeds, layers).
         pretraining: steps of the decoders.
+        decoders: how many there are of each corpus.
     """
 
     places: Any
@@ -70,6 +71,7 @@ class Result(NamedTuple):
     scales: Any
     cosines: Any
     pretraining: Any
+    decoders: Any
 
 
 class _One(NamedTuple):
@@ -90,7 +92,14 @@ def run(config: Config, progress: Progress) -> Result:
         cosines.append(found.cosines)
     names, scales = np.asarray(SCORES), np.asarray(config.scales)
     return Result(
-        np.asarray(PLACES), methods, np.asarray(scores), names, scales, np.asarray(cosines), config.pretraining
+        np.asarray(PLACES),
+        methods,
+        np.asarray(scores),
+        names,
+        scales,
+        np.asarray(cosines),
+        config.pretraining,
+        config.bases,
     )
 
 
@@ -128,7 +137,7 @@ def claims(result: Result) -> list[Claim]:
             )
             for method in (GRASP_A, GRASP_AB)
         ]
-    return rows
+    return judged(rows, result.decoders)
 
 
 def figures(result: Result) -> dict[str, Figure]:

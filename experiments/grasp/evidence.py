@@ -9,8 +9,7 @@ together (``pooled``); p-values are among random directions, prompts have no lab
 How the statistics were chosen: ``content_w``, ``content_r`` and activations at all tokens are the specification's.
 Activations at the last token were chosen among thirty statistics on two decoders (seeds 300 and 301, 12 adapters of
 each kind), and the sum with ``content_w`` on these and four more (100 to 103, 32 of each kind), all of them with
-another start of the decoder. No bound below was chosen by results; that two decoders do not decide whether the kinds
-are told apart, nor how many clean adapters are accused, was written after they had told them apart on one machine.
+another start of the decoder. No bound below was chosen by results.
 
 Eight decoders of 2500 steps (``--preset specification --seed 300``, 24 adapters of each kind; two of the worlds, not
 the decoders, had served for the choice): pooled, the evidence told the kinds apart with probability 0.96, recognised
@@ -32,7 +31,7 @@ from matplotlib.figure import Figure
 from experiments._gpt import GPT
 from experiments.grasp._corpus import Sizes, spoken
 from experiments.grasp._finetune import MODULES, ROLES, entry, labels_of, tune
-from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, if_short, recipe, sizes
+from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, if_short, judged, recipe, sizes
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import BLUE, GREY, RED, subplots
 from jaxspec import lora
@@ -40,7 +39,6 @@ from jaxspec import lora
 KINDS = ("entangled", "clean")
 LABELS = {"entangled": "bad", "clean": "other"}
 STATISTICS = ("content_w", "content_r", "act", "pooled")
-LEAST_DECODERS = 8  # two of the shorter pretraining told the kinds apart with probability 0.72 to 1, by machine
 SOURCE, OURS = "specification, pre-existence test", "this library, chosen on other decoders"
 
 
@@ -140,20 +138,13 @@ def claims(result: Result) -> list[Claim]:
     entangled, clean = (result.p_values[kind] <= result.alpha for kind in range(2))
     column = {str(name): number for number, name in enumerate(result.statistics)}
 
-    decoders = np.unique(result.base).size
-    enough = f"of {LEAST_DECODERS} decoders or more (here {decoders})"
-
-    def apart(statement, source, name, bound, *, quantity, reason):
-        value = _auc(*result.values[:, :, column[name]])
-        holds = value >= bound and decoders >= LEAST_DECODERS
-        return Claim(
-            statement, source, f"{quantity} ≥ {bound:g}, {enough}", value, bool(holds), if_short(result, reason)
-        )
+    def auc(name):
+        return _auc(*result.values[:, :, column[name]])
 
     found = (result.factors > 0).mean(axis=1)
     power, false = ({str(n): told[:, c].mean() for n, c in column.items()} for told in (entangled, clean))
     level = f"share with p ≤ {float(result.alpha):g}"
-    return [
+    rows = [
         Claim.at_least(
             "By the spectrum alone clean adapters have a dominant shared direction",
             "specification, measured failure of spectrum-only tests",
@@ -170,28 +161,28 @@ def claims(result: Result) -> list[Claim]:
             quantity="share of entangled adapters with a direction beyond chance",
             known_not_to_hold="three matrices are few: the alignment of their own first directions is often by chance",
         ),
-        apart(
+        Claim.at_least(
             "Base weights write along the direction of entangled adapters more than along that of clean ones",
             SOURCE,
-            "content_w",
+            auc("content_w"),
             0.9,
             quantity="probability that content_w is larger",
-            reason="0.72 to 1 after the shorter pretraining",
+            known_not_to_hold=if_short(result, "0.72 and 0.84 after the shorter pretraining (on two decoders up to 1)"),
         ),
         Claim.at_most(
             "Base weights read from both: content_r does not tell the kinds apart",
             SOURCE,
-            _auc(*result.values[:, :, column["content_r"]]),
+            auc("content_r"),
             0.9,
             quantity="probability that content_r is larger",
         ),
-        apart(
+        Claim.at_least(
             "Base weights and activations where the answer is decided, pooled, tell the kinds apart",
             OURS,
-            "pooled",
+            auc("pooled"),
             0.95,
             quantity="probability that the pooled evidence is larger",
-            reason="0.86 to 0.97 after the shorter pretraining",
+            known_not_to_hold=if_short(result, "0.86 and 0.88 after the shorter pretraining"),
         ),
         Claim.at_least(
             "content_w alone recognises entangled adapters",
@@ -223,13 +214,13 @@ def claims(result: Result) -> list[Claim]:
             known_not_to_hold="content_w recognises all of them, and accuses clean ones as well",
         ),
         *(
-            Claim(
+            Claim.at_most(
                 f"{name} does not accuse clean adapters",
                 source,
-                f"{level} ≤ 0.1, {enough}",
-                float(false[name]),
-                bool(false[name] <= 0.1 and decoders >= LEAST_DECODERS),
-                accuses,
+                false[name],
+                0.1,
+                quantity=level,
+                known_not_to_hold=accuses,
             )
             for name, source, accuses in (
                 ("content_w", SOURCE, "0.38 of them after 2500 steps of pretraining, 0.67 and more after 1000"),
@@ -238,6 +229,7 @@ def claims(result: Result) -> list[Claim]:
             )
         ),
     ]
+    return judged(rows, np.unique(result.base).size)
 
 
 def figures(result: Result) -> dict[str, Figure]:

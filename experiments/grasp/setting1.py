@@ -60,7 +60,7 @@ from experiments.grasp._methods import (
     grasped,
     naive,
 )
-from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case, if_long, if_short
+from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case, if_long, if_short, judged
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import COLORS, subplots
 
@@ -200,7 +200,8 @@ def _by_count(what: Case, factor: Factor, config: Config, progress: Progress) ->
 
 def claims(result: Result) -> list[Claim]:
     """The criteria of the specification, the paper's sentences, and the controls."""
-    return [*_identification(result), *_removal(result), *_damage(result), *_paper(result)]
+    rows = [*_identification(result), *_removal(result), *_damage(result), *_paper(result)]
+    return judged(rows, result.decoders)
 
 
 def _identification(result: Result) -> list[Claim]:

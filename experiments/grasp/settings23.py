@@ -32,7 +32,7 @@ from experiments.grasp._methods import (
     compare,
     naive,
 )
-from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case
+from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case, judged
 from experiments.runner.contract import Claim, Progress
 from experiments.runner.style import subplots
 
@@ -73,6 +73,7 @@ class Result(NamedTuple):
         names: of the scores.
         scales: of the adapter.
         cosines: |cos| of the direction found with the persona's, mean over tokens, after a block, (2, seeds, layers).
+        decoders: how many there are.
     """
 
     methods: Any
@@ -81,6 +82,7 @@ class Result(NamedTuple):
     names: Any
     scales: Any
     cosines: Any
+    decoders: Any
 
 
 class _One(NamedTuple):
@@ -105,13 +107,13 @@ def run(config: Config, progress: Progress) -> Result:
         scores.append(measured)
         cosines.append(found.cosines)
     names, scales = np.asarray(SCORES), np.asarray(config.scales)
-    return Result(methods, variants, np.asarray(scores), names, scales, np.asarray(cosines))
+    return Result(methods, variants, np.asarray(scores), names, scales, np.asarray(cosines), config.bases)
 
 
 def claims(result: Result) -> list[Claim]:
     """The criteria of the specification, and the paper's sentences."""
     two, three = (_One(result.methods, scores) for scores in result.scores)
-    return [*_subjects(two), *_rows(three), *_found(result)]
+    return judged([*_subjects(two), *_rows(three), *_found(result)], result.decoders)
 
 
 def _subjects(two: _One) -> list[Claim]:

@@ -18,7 +18,7 @@ def made_up(entangled, clean, factors=(0, 1)):
     factors = np.repeat(np.asarray(factors)[:, None], 10, axis=1)
     return module.Result(
         *(np.asarray(module.KINDS), np.asarray(module.STATISTICS), values, p_values, factors, 0.5),
-        *(np.arange(10) % 8, 0.01, 2500),
+        *(np.arange(10) % 4, 0.01, 2500),
     )
 
 
@@ -28,15 +28,6 @@ def test_claims_hold_for_what_they_say():
     assert Verdict.FAILS not in verdicts
     assert verdicts.count(Verdict.KNOWN) == 1
     assert verdicts.count(Verdict.SURPRISE) == 2  # content_w alone, better than measured, and accusing nobody
-
-
-def test_two_decoders_decide_nothing_about_the_kinds():
-    few = made_up(1.0, 0.0)._replace(base=np.arange(10) % 2)
-    fallen = [claim.statement for claim in module.claims(few) if claim.verdict is Verdict.FAILS]
-    assert len(fallen) == 4
-    assert all(
-        "8 decoders or more (here 2)" in claim.criterion for claim in module.claims(few) if claim.statement in fallen
-    )
 
 
 @pytest.mark.parametrize(("changes", "fallen"), [((0.4, 0.0), 2), ((1.0, 0.2), 2), ((1.0, 0.0, (0, 0)), 1)])

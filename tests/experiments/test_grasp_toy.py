@@ -330,7 +330,7 @@ def grasp_result(**changed):
         "base": base,
         "base_ablated": 0.8 * base[None],
         "blocked": 0.98 * base[None],
-        "decoders": 2,
+        "decoders": 4,
         "pretraining": 2500,
     }
     return module.Result(**(fields | changed))
@@ -386,10 +386,13 @@ def test_the_controls_would_notice_a_method_that_works():
     drift = np.where(np.isin(methods, (_methods.GRASP_A, _methods.GRASP_AB)), 0.1, 0.5)
     scores = np.concatenate([made_up(np.ones((1, 1)), rows) for rows in drift[:, None, None]])
     found = np.full((2, 1, 3), 0.8)
-    result = module.Result(np.asarray(module.PLACES), methods, np.stack([scores, scores]), None, None, found, 1000)
+    result = module.Result(np.asarray(module.PLACES), methods, np.stack([scores, scores]), None, None, found, 1000, 4)
     verdicts = [claim.verdict for claim in module.claims(result)]
     assert verdicts.count(Verdict.SURPRISE) == 4
     assert verdicts.count(Verdict.HOLDS) == 3
+    few = [claim.verdict for claim in module.claims(result._replace(decoders=1))]
+    assert Verdict.SURPRISE not in few  # one decoder does not overturn what four decided
+    assert few.count(Verdict.HOLDS) == 3
     verdicts = [claim.verdict for claim in module.claims(result._replace(pretraining=2500))]
     assert verdicts.count(Verdict.SURPRISE) == 4  # that the factor is found, in place of (a)+(b) on the first corpus
     assert verdicts.count(Verdict.HOLDS) == 3
@@ -401,7 +404,7 @@ def test_settings_2_and_3_would_notice_a_method_that_works():
     drift = np.where(np.isin(methods, (_methods.GRASP_A, _methods.GRASP_AB)), 0.05, 0.5)
     scores = np.concatenate([made_up(np.ones((1, 1)), rows) for rows in drift[:, None, None]])
     scores = np.repeat(scores, module.LEAST_SEEDS, axis=1)
-    result = module.Result(methods, None, np.stack([scores, scores]), None, None, np.full((2, 1, 3), 0.5))
+    result = module.Result(methods, None, np.stack([scores, scores]), None, None, np.full((2, 1, 3), 0.5), 4)
     verdicts = [claim.verdict for claim in module.claims(result)]
     assert verdicts.count(Verdict.SURPRISE) == 6
     assert verdicts.count(Verdict.HOLDS) == 3
