@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxspec.checks import warn_caller
 from jaxspec.linalg.concrete import is_concrete
 from jaxspec.memory.associations import Associations, finite, numbers, promoted
 from jaxspec.memory.pairs import Pairs
@@ -62,6 +63,9 @@ def checked_problem(
     Returns:
         The associations in one floating dtype, n, and the tolerances in that dtype.
 
+    Warns:
+        UserWarning: two of the n values are known to be equal.
+
     Raises:
         ValueError: shapes that do not fit, numbers that are not finite, n or a tolerance out of range.
     """
@@ -77,23 +81,21 @@ def checked_problem(
         if is_concrete(value) and not float(value) >= 0:
             raise ValueError(f"{name} is {value}; expected a number >= 0")
     tolerances = [jnp.asarray(value, a.x.dtype) for value in at_least_zero.values()]
-    return a, jnp.asarray(p if n is None else n, jnp.int32), tolerances
+    n = jnp.asarray(p if n is None else n, jnp.int32)
+    _warn_of_equal_values(a, n)
+    return a, n, tolerances
 
 
-def indistinct(a: Associations, n: Int[Array, ""]) -> bool:
-    """Whether two of the n leading values compete and are known to be equal.
-
-    Args:
-        a: the associations.
-        n: how many rows count.
-
-    Returns:
-        Whether they do; False where values or n are traced, and where competitors are given.
-    """
+def _warn_of_equal_values(a, n):
+    """Where two of the n leading values compete and are known to be equal; silent where they are traced."""
     if a.competitors is not None or a.right is not None or not is_concrete(a.y, n):
-        return False
+        return
     values = np.asarray(a.y)[: int(n)] + 0  # of -0 and 0 one
-    return len({row.tobytes() for row in values}) < len(values)
+    if len({row.tobytes() for row in values}) < len(values):
+        warn_caller(
+            "two keys have the same value, which no memory ranks above itself: not all pairs can be recalled; "
+            "with_answers gives keys with a common answer rows that do not compete"
+        )
 
 
 def checked_start(W0: Float[Array, "d d"] | None, a: Associations) -> Float[Array, "d d"]:

@@ -5,7 +5,6 @@ certificate, or the residuals ``R = (1 - M)_+``, whose ``A^T R`` is minus the gr
 ``d ||A^T R||_F / sum R < tol`` (Gordan, Farkas), which bounds every margin.
 """
 
-import warnings
 from functools import partial
 from typing import NamedTuple
 
@@ -21,7 +20,6 @@ from jaxspec.memory.certificates import (
     checked_start,
     gap_bounds,
     in_units,
-    indistinct,
 )
 from jaxspec.memory.hinges import DIRECT, factorised_hessian, hinges, scaled
 from jaxspec.memory.lists import Limits, Solved, checked_limits, reported, solved
@@ -107,13 +105,6 @@ def check_feasible(
         -1
     """
     a, n, (tol,) = checked_problem(a, n, tol=tol)
-    if indistinct(a, n):
-        warnings.warn(
-            "two keys have the same value, which no memory ranks above itself: status is -1; with_answers gives keys "
-            "with a common answer rows that do not compete",
-            UserWarning,
-            stacklevel=2,
-        )
     limits = checked_limits(a, Limits(max_newton, max_cg, top=top, block=block))
     return _check(a, n, tol, checked_start(W0, a), limits)
 

@@ -5,7 +5,6 @@ and other tokens of the same table (`token_set_test`).
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxspec.chance import upper_p_value
+from jaxspec.checks import warn_caller
 from jaxspec.peeled.checks import floating
 from jaxspec.peeled.circular import all_orders, check_symmetric, rounding_slack
 
@@ -156,7 +156,7 @@ def gaussian_test(
         centred = _gaussian(stat, W, key, 1, True)[0]
         if not np.isclose(centred, null[0], rtol=1e-3, equal_nan=True):
             message = "the rows of W sum to 0 and those of Gaussian draws do not: give center=True, which centres both"
-            warnings.warn(message, UserWarning, stacklevel=2)
+            warn_caller(message)
     return _judged(stat(W), null, small, W)
 
 

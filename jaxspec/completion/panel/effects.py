@@ -1,6 +1,5 @@
 """Effects of units with intervals, and averages of them with standard errors, from one fit of both arms."""
 
-import warnings
 from typing import Any
 
 import equinox as eqx
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxspec.checks import warn_caller
 from jaxspec.completion import validation
 from jaxspec.completion.panel import inputs, warned
 from jaxspec.completion.panel.averages import Asked, Report, Study, uncertainty
@@ -134,7 +134,7 @@ def panel_effects(
     asked = Asked(_level(level, data.Y.dtype), labels, _weights(weights, data.Y))
     effects = _effects(data, numbers, asked, static, report._replace(groups=count))
     for text in _doubts(effects, data, static, report):
-        warnings.warn(text, UserWarning, stacklevel=2)
+        warn_caller(text)
     return effects
 
 

@@ -1,6 +1,5 @@
 """Refits of a panel in which nothing happened: the treatment given to a control, or moved to before it began."""
 
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxspec.chance import upper_p_value
+from jaxspec.checks import warn_caller
 from jaxspec.completion.panel import inputs, warned
 from jaxspec.completion.panel.averages import lags_of
 from jaxspec.completion.panel.design import influence, make_design
@@ -264,7 +264,7 @@ def placebo_in_time(
     if static.sweeps != 0:
         texts = warned.of_sweeps(*sweeps, counted=static.sweeps is not None)
         for text in texts + warned.of_errors(placebo, {"effect": "se"}):
-            warnings.warn(text, UserWarning, stacklevel=2)
+            warn_caller(text)
     return placebo
 
 
