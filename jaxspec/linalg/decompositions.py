@@ -12,6 +12,8 @@ a batched ``eigh`` can crash. Call ``jax.block_until_ready`` on results before h
 code.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PyTree, Shaped
@@ -89,7 +91,11 @@ def svd(
         ``(u, s, vt)`` with ``r = min(m, n)``; NaN, and so its derivative, where a matrix is not finite: LAPACK, whose
         ``gesdd`` can loop for ever on such a matrix, does not see it.
     """
-    x = ordered(x, after)
+    return _svd(ordered(x, after))
+
+
+@partial(jax.jit, inline=True)
+def _svd(x):
     mark = _one_where_finite(x)
     u, s, vt = jnp.linalg.svd(_zero_unless_finite(x), full_matrices=False)
     return u * mark, s * mark[..., 0], vt * mark

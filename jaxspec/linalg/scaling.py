@@ -67,9 +67,14 @@ def power_of_two_scale(
         >>> float(power_of_two_scale(jnp.array([[3.0, -5.0]])))
         4.0
     """
-    dtype = jnp.zeros((), compute_dtype(x, allow_complex=True)).real.dtype
+    compute_dtype(x, allow_complex=True)
+    return _largest_power_of_two(x, axis if axis is None or isinstance(axis, int) else tuple(axis), keepdims)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
+def _largest_power_of_two(x, axis, keepdims):
+    dtype = jnp.finfo(compute_dtype(x, allow_complex=True)).dtype
     magnitude = jax.lax.stop_gradient(jnp.abs(x)).astype(dtype)
-    axis = axis if axis is None or isinstance(axis, int) else tuple(axis)
     return _floor_power_of_two(jnp.max(magnitude, axis=axis, keepdims=keepdims, initial=0))
 
 

@@ -44,7 +44,7 @@ def singular_values(
     dtype = _check(x)
     if x.size == 0:
         return jnp.zeros((*x.shape[:-2], min(x.shape[-2:])), x.real.dtype)
-    return _values(engine, x.astype(dtype)).astype(x.real.dtype)
+    return _compiled_values(engine, x.astype(dtype)).astype(x.real.dtype)
 
 
 def spectral_norm(x: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch"]:
@@ -70,7 +70,7 @@ def spectral_norm(x: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     dtype = _check(x)
     if x.size == 0:
         return jnp.zeros(x.shape[:-2], x.real.dtype)
-    return _norm(x.astype(dtype)).astype(x.real.dtype)
+    return _compiled_norm(x.astype(dtype)).astype(x.real.dtype)
 
 
 def _check(x):
@@ -113,3 +113,8 @@ def _norm_jvp(primals, tangents):
     right = right / jnp.where(s == 0, 1, s)[..., :1, None]
     image = jnp.matmul(left, dx, precision=lax.Precision.HIGHEST)
     return norm, jnp.sum((image * right.conj()).real, axis=(-2, -1))
+
+
+# One program each for a call outside of a program; inside of one, no call.
+_compiled_values = jax.jit(_values, static_argnums=0, inline=True)
+_compiled_norm = jax.jit(_norm, inline=True)

@@ -101,11 +101,10 @@ def _mapped(f, engine, rcond, x, floor, *constants):
     if engine == "svd":
         u, s, vt = _scaled_svd(x)
         values = _live_values(f, s, rcond, constants)
-        return matmul(u * values[..., None, :], vt), values
+        return _composed(u, values, vt), values
     s, q, scale = _FACTORS[engine](x, floor)
     values = _live_values(f, s * scale[..., None], rcond, constants)
-    weights = jnp.where(values == 0, 0, values / jnp.where(values == 0, 1, s))
-    return _apply(x, q, weights, scale), values
+    return _apply(x, q, _ratios(values, s), scale), values
 
 
 @_mapped.defjvp
@@ -115,7 +114,7 @@ def _mapped_jvp(f, engine, rcond, primals, tangents):
     u, s, vt = _scaled_svd(x)
     values = _live_values(f, s, rcond, constants)
     dvalues, dy = spectral_tangent(f, (u, s, vt), values, dx, (constants, dconstants), _dead(s, rcond))
-    return (matmul(u * values[..., None, :], vt), values), (dy, dvalues)
+    return (_composed(u, values, vt), values), (dy, dvalues)
 
 
 def _dead(s, rcond):
@@ -123,10 +122,28 @@ def _dead(s, rcond):
 
 
 def _live_values(f, s, rcond, constants):
-    dead = _dead(s, rcond)
-    return jnp.where(dead, 0, f(jnp.where(dead, 0, s), *constants))
+    return _zero_where_dead(f(_zero_where_dead(s, s, rcond), *constants), s, rcond)
 
 
+# Compiled: outside of a program every operation is a program of its own.
+
+
+@partial(jax.jit, inline=True)
+def _zero_where_dead(values, s, rcond):
+    return jnp.where(_dead(s, rcond), 0, values)
+
+
+@partial(jax.jit, inline=True)
+def _ratios(values, s):
+    return jnp.where(values == 0, 0, values / jnp.where(values == 0, 1, s))
+
+
+@partial(jax.jit, inline=True)
+def _composed(u, values, vt):
+    return matmul(u * values[..., None, :], vt)
+
+
+@partial(jax.jit, inline=True)
 def _scaled_svd(x):
     scale = power_of_two_scale(x, keepdims=True)
     u, s, vt = decompositions.svd(x / scale)

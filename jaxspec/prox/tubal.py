@@ -101,6 +101,7 @@ def _tubal_svt(x, threshold, method, return_norm):
     return (y, _mean_over_slices(jnp.sum(values, axis=-1), length).astype(x.dtype)) if return_norm else y
 
 
+@partial(jax.jit, inline=True)
 def _slices(x):
     """Non-redundant Fourier slices, (*batch, n3//2 + 1, n1, n2)."""
     if x.size == 0:
@@ -108,6 +109,7 @@ def _slices(x):
     return jnp.moveaxis(jnp.fft.rfft(x, axis=-1), -1, -3)
 
 
+@partial(jax.jit, static_argnums=1, inline=True)
 def _mean_over_slices(values, length):
     k = jnp.arange(values.shape[-1])
     multiplicity = jnp.where((k == 0) | (2 * k == length), 1, 2)
