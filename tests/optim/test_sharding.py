@@ -102,5 +102,5 @@ check(tx.update(plain, tx.init(plain))[0], unsharded(scale_by_muon(dimension_num
     ids=["stack on its batch axis", "matrices on the long side", "replicated round robin", "eager, two axes"],
 )
 def test_divided_work_equals_the_whole(run_python, snippet):
-    done = run_python(SET_UP + snippet + "print('finished')", devices=8, timeout=300.0, as_users_do=True)
+    done = run_python(SET_UP + snippet + "print('finished')", devices=8, timeout=300.0)
     assert done.stdout.strip() == "finished"
