@@ -32,7 +32,8 @@ def test_a_small_first_bracket_is_doubled_and_the_answer_stays():
     assert np.all((coarse.low <= found.low) & (found.high <= coarse.high))
 
 
-def test_a_search_without_the_means_to_decide_ends_and_says_so():
+def test_a_search_without_the_means_to_decide_ends_and_says_so(monkeypatch):
+    monkeypatch.setattr(bisection, "_DOUBLINGS", 2)  # each is a program of its own
     key = jax.random.key(4)
     found, starved = capacity(key, 4, num_seeds=2), capacity(key, 4, num_seeds=2, p_max=4, max_newton=1, max_cg=1)
     assert np.all((starved.low <= found.low) & (found.high <= starved.high))

@@ -101,8 +101,8 @@ def test_certificates_over_lists_hold_for_all_pairs(x64, dtype):
         a = draw(seed, regenerate=False, model=model)
         a = Associations(*(v if v is None else jnp.asarray(v, dtype) for v in a))
         for n in (8, 16):
-            cold = check_feasible(a, n=n, top=6, block=7)
-            for found in (cold, check_feasible(a, n=n, top=6, block=7, W0=check_feasible(a, n=n + 2).W)):
+            cold, near = (check_feasible(a, n=m, top=6, block=7) for m in (n, n + 2))
+            for found in (cold, check_feasible(a, n=n, top=6, block=7, W0=near.W)):
                 assert int(found.status) == int(cold.status)
                 statuses.add(int(found.status))
                 if int(found.status) > 0:
