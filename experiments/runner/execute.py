@@ -1,6 +1,7 @@
 """Runs one experiment, or finds it done, and evaluates its claims and figures from what was saved."""
 
 import dataclasses
+import hashlib
 import io
 import math
 import re
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import matplotlib
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -106,6 +108,8 @@ def is_finished(folder: Path, identity: dict[str, Any]) -> bool:
 def evaluate(part: discover.Part, preset: str, module: ModuleType, folder: Path) -> Evaluated:
     """Check the claims and draw the figures of a saved result, and write both beside it.
 
+    Figures that the same sources drew from the same arrays are read from there: drawing all takes half a minute.
+
     Raises:
         RunnerError: There is no result, or it does not fit the experiment any more.
     """
@@ -120,12 +124,35 @@ def evaluate(part: discover.Part, preset: str, module: ModuleType, folder: Path)
     wrong = [claim for claim in claims if not isinstance(claim, Claim)]
     if wrong:
         raise RunnerError(f"{part.name}: claims must return Claim objects, got {type(wrong[0]).__name__}")
-    with style.context():
-        drawings = [draw(place, *item) for place, item in enumerate(module.figures(result).items(), start=1)]
-    captions = {drawing.name: drawing.caption for drawing in drawings}
+    drawn_by = _drawn_by(part, folder)
+    drawings = _kept(saved.meta, folder) if saved.meta.get("drawn_by") == drawn_by else []
+    if not drawings:
+        with style.context():
+            drawings = [draw(place, *item) for place, item in enumerate(module.figures(result).items(), start=1)]
+    captions, widths = ({drawing.name: drawing[n] for drawing in drawings} for n in (0, -1))
     meta = saved.meta | {"claims": [_record(claim) for claim in claims], "figures": captions}
+    meta |= {"widths": widths, "drawn_by": drawn_by}
     store.annotate(folder, meta, {drawing.name: drawing.contents for drawing in drawings})
     return Evaluated(part, preset, meta, claims, drawings, computed=False)
+
+
+def _drawn_by(part: discover.Part, folder: Path) -> str:
+    """Hash of all that a figure depends on: sources, arrays, and what draws."""
+    digest = hashlib.sha256(f"{discover.fingerprint(part)} {matplotlib.__version__}".encode())
+    for path in (Path(__file__), Path(style.__file__), folder / store.ARRAYS):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _kept(meta: dict[str, Any], folder: Path) -> list[Drawing]:
+    """The drawings beside a result; none where one is missing."""
+    try:
+        return [
+            Drawing(caption, name, (folder / store.FIGURES / name).read_bytes(), meta["widths"][name])
+            for name, caption in meta["figures"].items()
+        ]
+    except OSError:
+        return []
 
 
 def draw(place: int, caption: str, figure: Figure) -> Drawing:

@@ -93,6 +93,24 @@ def test_claims_are_checked_anew_from_the_saved_arrays(lab):
     assert lab.calls("solo") == 1
 
 
+def test_figures_are_drawn_again_when_sources_or_files_changed_and_not_otherwise(lab, monkeypatch):
+    lab.add("solo")
+    lab.run("run", "solo")
+    drawn, draw = [], execute.draw
+    monkeypatch.setattr(execute, "draw", lambda *figure: drawn.append(figure[1]) or draw(*figure))
+    first, _ = page(lab)
+    assert drawn == []
+    (figure,) = (lab.out / "solo/quick/figures").iterdir()
+    before = figure.read_bytes()
+    figure.unlink()
+    assert page(lab)[0] == first
+    assert drawn == ["Values & steps"]
+    assert figure.read_bytes() == before
+    lab.add("solo", replace=[("plot(result.values)", "plot(-result.values)")])
+    assert page(lab)[0] != first
+    assert drawn == ["Values & steps"] * 2
+
+
 def test_what_was_not_run_says_how_to_run_it(lab):
     lab.add("folder.first")
     lab.add("solo")
