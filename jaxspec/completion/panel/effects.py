@@ -1,5 +1,6 @@
 """Effects of units with intervals, and averages of them with standard errors, from one fit of both arms."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -240,10 +241,16 @@ def _effects(data: Panel, numbers: Numbers, asked: Asked, static: Static, report
 
 def _cells(data: Panel, report: Report) -> Bool[Array, "2 n m"]:
     """Of both arms, without those of anticipation."""
+    return _cells_without(data, report.anticipation)
+
+
+@partial(jax.jit, static_argnums=1, inline=True)
+def _cells_without(data, anticipation):
     W = data.arms()
-    return W.at[0].set(W[0] & ~before_starts(data.D, report.anticipation)) if report.anticipation else W
+    return W.at[0].set(W[0] & ~before_starts(data.D, anticipation)) if anticipation else W
 
 
+@partial(jax.jit, inline=True)
 def _periods_with_arms(W: Bool[Array, "2 n m"], rank: Int[Array, "2"]) -> Bool[Array, " m"]:
     """Whether both arms have at least ``max(1, rank)`` cells in a period."""
     return jnp.all(jnp.sum(W, axis=1) >= jnp.maximum(rank, 1)[:, None], axis=0)

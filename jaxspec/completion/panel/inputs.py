@@ -1,5 +1,6 @@
 """Checks of the panel functions' arguments, and the two bundles they become: what is compiled in, and the numbers."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,20 @@ class Panel(NamedTuple):
 
     def arms(self) -> Bool[Array, "2 n m"]:
         """Cells of the untreated and of the treated arm."""
-        return jnp.stack([self.observed & ~self.D, self.observed & self.D])
+        return _arms(self.observed, self.D)
+
+
+# Compiled: outside of a program every operation is a program of its own.
+
+
+@partial(jax.jit, inline=True)
+def _arms(observed, D):
+    return jnp.stack([observed & ~D, observed & D])
+
+
+@partial(jax.jit, inline=True)
+def _finite_where(Y, observed):
+    return jnp.isfinite(Y) | ~observed
 
 
 class Static(NamedTuple):
@@ -107,7 +121,7 @@ def panel(Y: Any, D: Any, observed: Any = None, *, validate: bool = True) -> Pan
     observed = jnp.ones(Y.shape, bool) if observed is None else _binary("observed", observed, Y.shape, validate)
     floating = jnp.issubdtype(Y.dtype, jnp.floating)
     Y = Y.astype(Y.dtype if floating and jnp.finfo(Y.dtype).bits >= 32 else jnp.float32)
-    finite = jnp.isfinite(Y) | ~observed
+    finite = _finite_where(Y, observed)
     text = "Y must be finite where observed"
 
     def message(values: np.ndarray) -> str:
