@@ -293,6 +293,7 @@ def compare(
     factors: np.ndarray,
     tol: float,
     everyone: float | None = None,
+    compared: int | None = None,
 ) -> Errors:
     """Soft-impute, separate completion and GAME with several sets of factors on tables of several seeds.
 
@@ -305,12 +306,13 @@ def compare(
         factors: of the groups, (variants, G); the first set holds the levels of the first attribute alone.
         tol: relative duality gap of each solve.
         everyone: not None: the groups end with one of all rows.
+        compared: rank of the row spaces that sin-Theta compares; None: that of a level's rows.
 
     Returns:
         Errors of shape (seeds, 2 + variants).
     """
     tables = draws(seeds, first, design, regime, density)
-    comparison = Comparison(tol, design.levels, 1 + design.rank)
+    comparison = Comparison(tol, design.levels, 1 + design.rank if compared is None else compared)
     repeated = jnp.broadcast_to(jnp.asarray(factors, float), (seeds, *np.shape(factors)))
     return sweep(comparison, jnp.arange(first, first + seeds), tables, layouts(tables, everyone), repeated)
 
