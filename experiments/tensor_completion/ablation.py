@@ -4,7 +4,6 @@ Problems: E, an exactly recoverable tensor; H, one that is not; Nz, a noisy one;
 groups. Iterations are counted to a squared relative distance of 1e-8 from the optimum x*, found by a long run.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -105,15 +104,16 @@ def run(config: Config, progress: Progress) -> Result:
         for name in progress.track("problems", config.problems):
             keys = [jax.random.key(config.seed + index) for index in range(config.seeds)]
             problems = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[make_problem(name, key) for key in keys])
-            optima, optimum_residuals = sweep(functools.partial(_optimum, config, name), problems)
+            optima, optimum_residuals = sweep(_Optimum(KINDS[name], config.optimum_iterations), problems)
             residuals.append(optimum_residuals)
-            grid = [axis.ravel() for axis in jnp.meshgrid(jnp.arange(config.seeds), kappas, scales, indexing="ij")]
+            runs = [axis.ravel() for axis in jnp.meshgrid(jnp.arange(config.seeds), kappas, scales, indexing="ij")]
+            of_runs = jax.tree.map(lambda leaf, own=runs[0]: leaf[own], (problems, jnp.asarray(optima)))
             with progress.stage(f"{name}: policies", total=len(config.policies)):
                 for policy in config.policies:
                     if f"{name} {policy}" in config.left_out:
                         iterations.append(np.full((*shape[1:], config.seeds), np.nan))
                         continue
-                    distances = _distances(config, name, policy, problems, jnp.asarray(optima), grid)
+                    distances = sweep(_Distances(KINDS[name], policy, config.cap), *of_runs, *runs[1:])
                     counted = first_below(distances, config.distance, config.cap).reshape(shape)
                     iterations.append(np.moveaxis(counted, 0, -1))
                     curves.append(distances.reshape(*shape, -1)[0])
@@ -148,6 +148,9 @@ def make_problem(name: str, key: jax.Array) -> tuple[Problem, jax.Array]:
 GROUPS = (range(40), range(30, 70), range(60, 80), range(80))
 
 
+KINDS = {"E": "exact", "H": "exact", "Nz": "noisy", "G": "groups"}
+
+
 def _grouped(key: jax.Array) -> Problem:
     """80 x 60, rank 3 plus rank 2 on each of the first three groups of rows, noise 0.1, 30% observed."""
     mask_key, noise_key, *keys = jax.random.split(key, 2 + 2 * len(GROUPS))
@@ -160,32 +163,43 @@ def _grouped(key: jax.Array) -> Problem:
     return observe(truth, mask_key, 0.3, 0.1, noise_key)
 
 
-def _solve(name: str, problem: tuple[Problem, jax.Array], **options: Any):
+def _solve(kind: str, problem: tuple[Problem, jax.Array], **options: Any):
     (_, data, mask), lam = problem
-    if name == "G":
+    if kind == "groups":
         weights = [0.1 * (np.sqrt(len(group)) + np.sqrt(60)) for group in GROUPS]
         options["regularizer"] = blocks.row_groups(data.shape, GROUPS, weights)
-    lam = None if name in ("E", "H") else lam
+    lam = None if kind == "exact" else lam
     return complete_tensor(data, mask, lam=lam, validate=False, **options)
 
 
-def _optimum(config: Config, name: str, problem: tuple[Problem, jax.Array]):
-    stop = Residual(1e-12, patience=200)
-    result = _solve(name, problem, stop=stop, max_iter=config.optimum_iterations, history=False)
-    return result.tensor, jnp.maximum(result.info.primal_residual, result.info.dual_residual)
+@dataclass(frozen=True)
+class _Optimum:
+    """The solution of a problem and its residual; equal by value, so that problems of a kind share a program."""
+
+    kind: str
+    iterations: int
+
+    def __call__(self, problem: tuple[Problem, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        stop = Residual(1e-12, patience=200)
+        result = _solve(self.kind, problem, stop=stop, max_iter=self.iterations, history=False)
+        return result.tensor, jnp.maximum(result.info.primal_residual, result.info.dual_residual)
 
 
-def _distances(config: Config, name: str, policy: str, problems: Any, optima: jax.Array, grid: list) -> np.ndarray:
-    # The residuals fall well below the distance aimed at before a run may stop, so stopping hides no late arrival.
-    stop = Residual(1e-7, patience=None)
+@dataclass(frozen=True)
+class _Distances:
+    """Squared relative distance from the optimum after every iteration; equal by value, too."""
 
-    def distance(index: jax.Array, kappa: jax.Array, scale: jax.Array) -> jax.Array:
-        problem = jax.tree.map(lambda leaf: leaf[index], problems)
-        options = {"over_relaxation": kappa, "rho_scale": scale, "penalty": POLICIES[policy]}
-        result = _solve(name, problem, truth=optima[index], stop=stop, max_iter=config.cap, **options)
-        return result.history["nmse"]
+    kind: str
+    policy: str
+    cap: int
 
-    return sweep(distance, *grid)
+    def __call__(
+        self, problem: tuple[Problem, jax.Array], optimum: jax.Array, kappa: jax.Array, scale: jax.Array
+    ) -> jax.Array:
+        # The residuals fall well below the distance aimed at before a run may stop, so stopping hides no late arrival.
+        options = {"over_relaxation": kappa, "rho_scale": scale, "penalty": POLICIES[self.policy]}
+        stop = Residual(1e-7, patience=None)
+        return _solve(self.kind, problem, truth=optimum, stop=stop, max_iter=self.cap, **options).history["nmse"]
 
 
 def _mean(result: Result, problem: str, policy: str, kappa: float) -> float:
