@@ -111,7 +111,11 @@ def scores(W: Num[Array, "d d"], a: Associations) -> tuple[Float[Array, " p"], F
         Array([[-inf,   0.],
                [  0., -inf]], dtype=float32)
     """
-    W, a = checked(W, a)
+    return _scores(*checked(W, a))
+
+
+@partial(jax.jit, inline=True)
+def _scores(W, a):
     return jax.vmap(lambda mu: row_scores(W, a, mu))(jnp.arange(len(a.x)))
 
 
@@ -136,7 +140,11 @@ def margins(W: Num[Array, "d d"], a: Associations, block: int | None = None) -> 
     """
     if block is not None and block < 1:
         raise ValueError(f"block is {block}; expected an integer >= 1, or None")
-    W, a = checked(W, a)
+    return _margins(*checked(W, a), block or len(a.x))
+
+
+@partial(jax.jit, static_argnums=2, inline=True)
+def _margins(W, a, block):
     largest = jnp.max(jnp.abs(W))
     W = W / jnp.where(largest > 0, largest, 1)  # squares in the norm neither overflow nor vanish
     size = jnp.linalg.norm(W)
@@ -145,7 +153,7 @@ def margins(W: Num[Array, "d d"], a: Associations, block: int | None = None) -> 
         correct, others = row_scores(W, a, mu)
         return correct - jnp.max(others)
 
-    gaps = jax.lax.map(row, jnp.arange(len(a.x)), batch_size=block or len(a.x))
+    gaps = jax.lax.map(row, jnp.arange(len(a.x)), batch_size=block)
     return jnp.where(size > 0, W.shape[0] / jnp.where(size > 0, size, 1) * gaps, 0)
 
 
@@ -327,6 +335,11 @@ def _floating(value):
     return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
 
 
+@partial(jax.jit, inline=True)
+def _not_finite(value):
+    return ~jnp.all(jnp.isfinite(value))
+
+
 def finite(name: str, value: Float[Array, "..."]) -> Float[Array, "..."]:
     """The array, known to be finite.
 
@@ -340,7 +353,7 @@ def finite(name: str, value: Float[Array, "..."]) -> Float[Array, "..."]:
     Raises:
         ValueError: a number that is not finite.
     """
-    bad = ~jnp.all(jnp.isfinite(value))
+    bad = _not_finite(value)
     message = f"{name} contains numbers that are not finite; expected finite ones"
     if not is_concrete(bad):
         return eqx.error_if(value, bad, message)
