@@ -27,7 +27,9 @@ def sweep(function: Callable[..., PyTree], *batches: PyTree, at_once: bool = Tru
     Returns:
         The results, stacked along the leading axis.
     """
-    if not at_once or (jax.default_backend() == "cpu" and jax.process_count() == 1):
+    if not at_once:
+        return gathered(_one_by_one(function)(on_all_devices(batches)))
+    if jax.default_backend() == "cpu" and jax.process_count() == 1:
         return gathered(_one_by_one(function)(batches))
     return gathered(_at_once(function)(*divided(batches)))
 
@@ -54,7 +56,14 @@ def divided(batch: PyTree) -> PyTree:
     devices = jax.devices()
     if len(devices) == 1 or len(jax.tree.leaves(batch)[0]) % len(devices):
         return batch
-    return jax.device_put(batch, _over(devices))
+    return jax.device_put(batch, _over("batch"))
+
+
+def on_all_devices(tree: PyTree) -> PyTree:
+    """The same values on every device of every process, which all have them: parameters beside divided rows."""
+    if len(jax.devices()) == 1:
+        return tree
+    return jax.device_put(gathered(tree) if jax.process_count() > 1 else tree, _over())
 
 
 def over_devices(rows: Array) -> Array:
@@ -72,10 +81,10 @@ def over_devices(rows: Array) -> Array:
     devices = jax.devices()
     if len(devices) == 1 or len(rows) % len(devices):
         return rows
-    return jax.lax.with_sharding_constraint(rows, _over(devices))
+    return jax.lax.with_sharding_constraint(rows, _over("batch"))
 
 
-def _over(devices: list) -> jax.sharding.NamedSharding:
-    """The leading axis over the devices."""
-    mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+def _over(*axes: str) -> jax.sharding.NamedSharding:
+    """The first axes over the devices, of which there is one line, ``"batch"``."""
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("batch",))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))

@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array
 
 from experiments import _sweep
 from experiments._gpt import GPT, Shape, initial_model
+from experiments._sweep import on_all_devices
 from experiments.grasp import _text
 from experiments.grasp._base import Base, cache_folder, kept, pretraining_optimizer
 from experiments.grasp._text import HEADER, Passages, Texts, log_probabilities
 from experiments.runner.contract import Progress
+from jaxspec.processes import gathered
 
 CHUNK = 50  # steps of one compiled program, after which progress is shown
 
@@ -85,28 +87,27 @@ def pretrained_on_text(how: TextPretraining, texts: Sequence[Texts], seeds: Sequ
 
 
 def _train(model: GPT, *, text: Texts, seed: int, how: TextPretraining, advance: Any) -> GPT:
-    optimizer = _optimizer(how, model)
-    carry, keys = (model, optimizer.init(model)), jax.random.split(jax.random.key(seed + 1), how.steps)
-    text = jax.tree.map(jnp.asarray, text)
-    for chunk in keys.reshape(-1, CHUNK):
-        carry = jax.block_until_ready(_steps(carry, text, chunk, how))
+    carry = on_all_devices((model, _optimizer(how, model).init(model)))
+    text = on_all_devices(jax.tree.map(jnp.asarray, text))
+    for first in range(0, how.steps, CHUNK):
+        carry = jax.block_until_ready(_steps(carry, text, np.int32(seed), np.arange(first, first + CHUNK), how))
         advance(CHUNK)
-    return carry[0]
+    return gathered(carry[0])
 
 
 @functools.partial(jax.jit, static_argnames="how", donate_argnums=0)
-def _steps(carry: Any, text: Texts, keys: Array, how: TextPretraining) -> Any:
-    optimizer = _optimizer(how, carry[0])
+def _steps(carry: Any, text: Texts, seed: Any, numbers: Any, how: TextPretraining) -> Any:
+    optimizer, key = _optimizer(how, carry[0]), jax.random.key(seed)
 
     def loss(model, key):
         return -jnp.mean(log_probabilities(model, how.corpus.spoken(text, key, how.batch)))
 
-    def step(carry, key):
+    def step(carry, number):
         model, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(model, key), state, model)
+        updates, state = optimizer.update(jax.grad(loss)(model, jax.random.fold_in(key, number)), state, model)
         return (optax.apply_updates(model, updates), state), None
 
-    return jax.lax.scan(step, carry, keys)[0]
+    return jax.lax.scan(step, carry, numbers)[0]
 
 
 def _optimizer(how: TextPretraining, model: GPT) -> optax.GradientTransformation:
