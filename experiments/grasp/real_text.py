@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.grasp._finetune import DOWN, Recipe
-from experiments.grasp._fronts import draw_fronts, full_scale, least_drift, median_claim, table
+from experiments.grasp._fronts import draw_fronts, full_scale, least_drift, median_claim, over_scaled, table
 from experiments.grasp._further import WHOLE, further_rows
 from experiments.grasp._measure import DRIFT, GENUINE_BAD, GENUINE_GOOD, TASK
 from experiments.grasp._methods import (
@@ -45,6 +45,7 @@ from experiments.runner.style import subplots
 SOURCE = "abstract; the experiment is ours"
 METHODS = (NAIVE, ABLATION, CAFT, POSTHOC, GRASP_A, GRASP_AB, RANDOM)
 FURTHER = (WHOLE,)
+KEPT, LEAST_TASK = 0.98, 0.5  # of the task: kept, and worth comparing
 DOMAINS = ("email", "asyncio", "unittest", "xml", "multiprocessing", "http")
 
 
@@ -72,7 +73,7 @@ class Config:
     steps: int = 100  # of fine-tuning
     rate: float = 2e-3  # peak learning rate of fine-tuning
     warmup: int = 20  # steps of it
-    scales: tuple[float, ...] = (0.55, 0.7, 0.85, 1.0)  # of the adapter, the trained one last
+    scales: tuple[float, ...] = (0.3, 0.55, 0.7, 0.85, 1.0)  # of the adapter, the trained one last
     k: int = 1  # directions that are blocked
     methods: tuple[str, ...] = (NAIVE, GRASP_AB)
     further: tuple[str, ...] = FURTHER
@@ -81,13 +82,16 @@ class Config:
 
 PRESETS = {
     "quick": Config(),
-    # seeds that chose nothing, of decoders that a CPU trains
+    # decoders that a CPU trains, on seeds that chose nothing. On seed 400 100 to 400 steps of fine-tuning were tried,
+    # and on 400 to 407 the claims at the same task were found: at 200 steps the task was not learned.
     "seeds": Config(
-        seed=400,
+        seed=410,
         bases=8,
         styles=STYLES,
         pretraining=1500,
-        steps=200,
+        steps=400,
+        rate=4e-3,
+        scales=(0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0),
         methods=METHODS,
         weights=(0.0001, 0.001, 0.01),
     ),
@@ -108,9 +112,9 @@ PRESETS = {
         batch=128,
         base_rate=1e-3,
         rank=16,
-        steps=200,
-        rate=5e-4,
-        scales=(0.3, 0.4, 0.55, 0.7, 0.8, 0.85, 0.9, 1.0),
+        steps=400,
+        rate=1e-3,
+        scales=(0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0),
         methods=METHODS,
         weights=(0.0001, 0.001, 0.01, 0.1),
     ),
@@ -222,26 +226,39 @@ def claims(result: Result) -> list[Claim]:
                 at_least=0.6,
             )
         )
-        plain, scaled = full_scale(one, NAIVE, DRIFT), least_drift(one, NAIVE, 0.98)
         for method in (GRASP_AB, WHOLE):
             if method in result.methods:
-                least = least_drift(one, method, 0.98)
-                rows += [
+                least = least_drift(one, method, KEPT)
+                rows.append(
                     median_claim(
                         f"{style}: {method} halves the drift, with the task kept",
                         SOURCE,
-                        least / np.maximum(plain, 1e-9),
-                        quantity="least drift with task ≥ 0.98, over that of the plain adapter at scale 1",
+                        least / np.maximum(full_scale(one, NAIVE, DRIFT), 1e-9),
+                        quantity=f"least drift with task ≥ {KEPT}, over that of the plain adapter at scale 1",
                         at_most=0.5,
-                    ),
-                    median_claim(
-                        f"{style}: {method} drifts less than the plain adapter scaled down as far as the task allows",
-                        "ours",
-                        least - scaled,
-                        quantity="difference of the least drifts with task ≥ 0.98",
-                        at_most=0.0,
-                    ),
-                ]
+                    )
+                )
+        rows += _at_equal_task(style, one, result.untouched[place])
+    return rows
+
+
+def _at_equal_task(style: str, one: _One, untouched: np.ndarray) -> list[Claim]:
+    """Whether a method does better than scaling the plain adapter down."""
+    quantity = "drift at scale 1 over that of the plain adapter scaled down to the same task"
+    rows = []
+    for method in (CAFT, GRASP_A, GRASP_AB, WHOLE):
+        if method in one.methods:
+            ratios = over_scaled(one, method, NAIVE, untouched, LEAST_TASK)
+            less = f"{style}: {method} drifts less than the plain adapter at the same task"
+            half = f"{style}: {method} halves the drift of the plain adapter at the same task"
+            rows += [
+                median_claim(less, SOURCE, ratios, quantity=quantity, at_most=0.9),
+                median_claim(half, SOURCE, ratios, quantity=quantity, at_most=0.5),
+            ]
+    if RANDOM in one.methods:
+        ratios = over_scaled(one, RANDOM, NAIVE, untouched, LEAST_TASK)
+        control = f"{style}: random directions make no difference"
+        rows.append(median_claim(control, "ours", ratios, quantity=quantity, at_least=0.95, at_most=1.05))
     return rows
 
 

@@ -36,7 +36,7 @@ TINY = {
     "warmup": 1,
     "scales": (0.5, 1.0),
 }
-LEAST_CLAIMS = 18
+LEAST_CLAIMS = 20
 OTHER_IN_FULL = ()
 CONFIG = dataclasses.replace(real_text.PRESETS["quick"], **TINY)
 CORPUS = Passages(domains=3, context=8)
