@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxspec.completion import soft_impute, soft_impute_sparse, sparse, sparse_table
+from jaxspec.completion import coordinates, soft_impute, soft_impute_sparse, sparse_table
 from jaxspec.completion.sparse import sparse_lambda_max
 
 RNG = np.random.default_rng(0)
@@ -21,7 +21,7 @@ def table(scale=1.0):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
 def test_optimum_is_that_of_the_dense_form(monkeypatch, ridge):
-    monkeypatch.setattr(sparse, "_CHUNK", 64)
+    monkeypatch.setattr(coordinates, "_CHUNK", 64)
     result = soft_impute_sparse(table(), 3.0, max_rank=K, ridge=ridge, tol=1e-8, max_iter=500)
     dense = soft_impute(Y, W, 3.0, ridge=ridge, tol=1e-9)
     assert bool(result.converged)
