@@ -111,10 +111,11 @@ class Tune(NamedTuple):
         adapter, optimizer = first_adapter(first, model, how), optax.adamw(_schedule(how), weight_decay=0.0)
         if self.project:
             adapter, optimizer = _projected(adapter, optimizer, directions)
+        given = _Given(model, labels, unchanged if hook is None else hook, penalty)
 
         def step(carry, key):
             adapter, state = carry
-            gradient = jax.grad(_loss)(adapter, model, labels, key, how, hook, penalty)
+            gradient = jax.grad(_loss)(adapter, key, given, how)
             updates, state = optimizer.update(gradient, state, adapter)
             return (optax.apply_updates(adapter, updates), state), None
 
@@ -149,14 +150,24 @@ def _projected(adapter, optimizer, directions):
     return adapter, grasp(optimizer, directions, roles)
 
 
-def _loss(adapter, model, labels, key, how, hook, penalty) -> Float[Array, ""]:
-    tuned, hook = adapted(model, adapter), unchanged if hook is None else hook
-    tokens, answers = finetuning_rows(key, how.sizes, labels, how.batch)
-    loss = answer_loss(tuned, tokens, answers, hook)
-    if penalty is None:
+class _Given(NamedTuple):
+    """What stays the same in all steps of a fine-tune: see `Tune`."""
+
+    model: GPT
+    labels: Array
+    hook: Any
+    penalty: Penalty | None
+
+
+def _loss(adapter: PyTree, key: Array, given: _Given, how: Recipe) -> Float[Array, ""]:
+    tuned = adapted(given.model, adapter)
+    tokens, answers = finetuning_rows(key, how.sizes, given.labels, how.batch)
+    loss = answer_loss(tuned, tokens, answers, given.hook)
+    if given.penalty is None:
         return loss
     said = spoken(jax.random.fold_in(key, 1), how.sizes, how.batch).tokens
-    return loss + penalty.weight * lora.stream_penalty(tuned.stream(said), model.stream(said), penalty.directions)
+    moved = lora.stream_penalty(tuned.stream(said), given.model.stream(said), given.penalty.directions)
+    return loss + given.penalty.weight * moved
 
 
 def _schedule(how: Recipe) -> optax.Schedule:
