@@ -30,7 +30,7 @@ _DTYPES = {
     "BOOL": np.dtype(np.bool_),
     **{f"{kind.upper()}{bits}": np.dtype(f"{kind}{bits // 8}") for kind in "iu" for bits in (8, 16, 32, 64)},
 }
-_MOST_HEADER = 100_000_000  # bytes; the limit of the safetensors package itself
+_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors package itself
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MOST_AXES = 32  # of a tensor
 _MOST_JSON = 256_000_000  # bytes of an index or a tokenizer
@@ -73,12 +73,12 @@ class TensorInfo(NamedTuple):
     offset: int
 
 
-def list_tensors(path: Pathish, *, most_header: int = _MOST_HEADER) -> dict[str, TensorInfo]:
+def list_tensors(path: Pathish, *, max_header: int = _MAX_HEADER) -> dict[str, TensorInfo]:
     """What a checkpoint holds: a safetensors file, its sharded index, or a folder with either.
 
     Args:
         path: of the file, of ``*.safetensors.index.json``, or of the folder.
-        most_header: bytes of a header that are read at most.
+        max_header: bytes of a header that are read at most.
 
     Returns:
         Name to description, in the order of the headers. No data are read.
@@ -89,8 +89,8 @@ def list_tensors(path: Pathish, *, most_header: int = _MOST_HEADER) -> dict[str,
     """
     path = _resolve(Path(path))
     if path.suffix == ".json":
-        return _indexed(path, most_header)
-    return _header(path, most_header)
+        return _indexed(path, max_header)
+    return _header(path, max_header)
 
 
 def read_tensor_rows(path: Pathish, name: str, rows: Any = None) -> np.ndarray:
@@ -266,7 +266,7 @@ def _resolve(path: Path) -> Path:
     return path
 
 
-def _indexed(path: Path, most_header: int) -> dict[str, TensorInfo]:
+def _indexed(path: Path, max_header: int) -> dict[str, TensorInfo]:
     index = read_json(path)
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
@@ -276,7 +276,7 @@ def _indexed(path: Path, most_header: int) -> dict[str, TensorInfo]:
             raise ValueError(f"{path} must name safetensors files beside it, got {file!r}")
         if not (path.parent / file).is_file():
             raise FileNotFoundError(f"{path} names {file}, which is missing")
-    headers = {file: _header(path.parent / file, most_header) for file in sorted(set(places.values()))}
+    headers = {file: _header(path.parent / file, max_header) for file in sorted(set(places.values()))}
     lost = [name for name, file in places.items() if name not in headers[file]]
     if lost:
         raise ValueError(f"{path} places tensors in files that do not hold them: {', '.join(lost[:5])}")

@@ -249,4 +249,4 @@ def test_a_small_file_cannot_stand_for_much_memory(tmp_path):
         list_tensors(path)
     path.write_bytes(raw({"x": entry()}, bytes(16)))
     with pytest.raises(ValueError, match="at most 10 are read"):
-        list_tensors(path, most_header=10)
+        list_tensors(path, max_header=10)

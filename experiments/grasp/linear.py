@@ -171,7 +171,7 @@ def _trained(cases: list[tuple[int, float]], config: Config, key: Array) -> Floa
 
 def _leading(a: Float[Array, "l r n"], b: Float[Array, "l d r"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
     """Leading direction of stacked layers as `identify_factors` gives it, and its strength."""
-    report = identify_factors({"layers": {"a": a, "b": b}}, roles={"layers": "writes"}, max_factors=1, draws=1)
+    report = identify_factors({"layers": {"a": a, "b": b}}, roles={"layers": "writes"}, max_factors=1, num_samples=1)
     return report.directions[:, 0], report.strengths[0]
 
 

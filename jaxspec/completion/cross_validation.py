@@ -163,7 +163,7 @@ class GroupChoice(NamedTuple):
     Attributes:
         groups: the groups with the chosen factors; those left out have factor 0.
         lam: the chosen value of lam.
-        error: root mean square error on the held-out entries at the choice, averaged over the splits.
+        hold_out_error: root mean square error on the held-out entries at the choice, averaged over the splits.
         attributes: attributes in use, one tuple per candidate.
         everyone: factor of the group of all rows, one per candidate.
         lams: values of lam, descending, (L,).
@@ -175,7 +175,7 @@ class GroupChoice(NamedTuple):
 
     groups: Groups
     lam: Float[Array, ""]
-    error: Float[Array, ""]
+    hold_out_error: Float[Array, ""]
     attributes: tuple[tuple[str, ...], ...]
     everyone: tuple[float, ...]
     lams: Float[Array, " L"]
@@ -252,12 +252,12 @@ def choose_groups(
     options = {"factors": jnp.asarray(factors), "at_once": _at_once(None, hidden, lams)}
     lams, errors = continued(lambda lams: _candidate_errors(solver, Y, W, lams, hidden, **options), lams, given)
     tables = [choice(lams, table, given) for table in errors]
-    best = int(np.argmin([float(table.noise_level) for table in tables]))
+    best = int(np.argmin([float(table.hold_out_error) for table in tables]))
     warn_at_edge(tables[best])
     return GroupChoice(
         groups=groups.with_factors(factors[best]),
         lam=tables[best].lam,
-        error=tables[best].noise_level,
+        hold_out_error=tables[best].hold_out_error,
         attributes=tuple(candidate[1] for candidate in candidates),
         everyone=tuple(candidate[2] for candidate in candidates),
         lams=lams,
@@ -307,7 +307,7 @@ def _with_everyone(groups: Groups) -> Groups:
 
 
 def _with_factors(solver: Game, factors: Array) -> Game:
-    return eqx.tree_at(lambda s: s.where.factors, solver, factors.astype(solver.where.factors.dtype))
+    return eqx.tree_at(lambda s: s.groups.factors, solver, factors.astype(solver.groups.factors.dtype))
 
 
 @eqx.filter_jit

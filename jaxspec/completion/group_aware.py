@@ -184,13 +184,13 @@ class Game(eqx.Module):
     """`game_path` with its options: what `cv_lambda` and its neighbours take as a solver.
 
     Attributes:
-        where: layout of the groups, which may be given as `Groups`.
+        groups: of the rows, `Groups` or their layout; kept as a layout.
         ridge: as in `game`.
         tol: as in `game`.
         max_iter: as in `game` (static).
     """
 
-    where: Layout = eqx.field(converter=_as_layout)
+    groups: Layout = eqx.field(converter=_as_layout)
     ridge: Number = eqx.field(converter=jnp.asarray, default=0.0)
     tol: Number = eqx.field(converter=jnp.asarray, default=1e-3)
     max_iter: int = eqx.field(static=True, default=2000)
@@ -200,17 +200,17 @@ class Game(eqx.Module):
 
     def lambda_max(self, Y: Float[Array, "n d"], W: Float[Array, "n d"]) -> Float[Array, ""]:
         """A lam at which the completion is 0."""
-        return largest_lambda(Y, W, self.where, self.where.factors)
+        return largest_lambda(Y, W, self.groups, self.groups.factors)
 
     def __call__(self, Y: Float[Array, "n d"], W: Float[Array, "n d"], lams: Float[Array, " L"]) -> CompletionResult:
         """The path, for checked data."""
-        if self.where.n != Y.shape[0]:
-            raise ValueError(f"Y must have one row per row of groups ({self.where.n}), got shape {Y.shape}")
-        lams = _weighted(lams, W, self.where, self.where.factors)
+        if self.groups.n != Y.shape[0]:
+            raise ValueError(f"Y must have one row per row of groups ({self.groups.n}), got shape {Y.shape}")
+        lams = _weighted(lams, W, self.groups, self.groups.factors)
         ridge, kappa, tol = (jnp.asarray(number, Y.dtype) for number in (self.ridge, 1.6, self.tol))
         method = _Method(ridge, kappa, as_traced(Displacement(), Y.dtype), tol)
         static = _Static(self.max_iter, 5, "auto", "while")
-        return path(Y, W, self.where, lams, _start(None, Y, self.where, None), method, static=static)
+        return path(Y, W, self.groups, lams, _start(None, Y, self.groups, None), method, static=static)
 
 
 class _Method(NamedTuple):

@@ -173,15 +173,15 @@ class Intervals(NamedTuple):
     """Result of `completion_intervals`.
 
     Attributes:
-        lower: lower ends, ``M - radius``, in the units of the data, (n, d).
-        upper: upper ends, ``M + radius``, (n, d).
+        low: lower ends, ``M - radius``, in the units of the data, (n, d).
+        high: upper ends, ``M + radius``, (n, d).
         M: the completion that they are centred at, fitted without the calibration entries, (n, d).
         radius: half their width, one number for the table, in the units of the data; infinite where there are too few
             calibration entries.
     """
 
-    lower: Float[Array, "n d"]
-    upper: Float[Array, "n d"]
+    low: Float[Array, "n d"]
+    high: Float[Array, "n d"]
     M: Float[Array, "n d"]
     radius: Float[Array, ""]
 
@@ -212,7 +212,7 @@ def completion_intervals(
         frac: share of the observed entries to calibrate on.
 
     Returns:
-        An `Intervals`: ``lower`` and ``upper`` for every entry of the table, their centre ``M`` and half-width
+        An `Intervals`: ``low`` and ``high`` for every entry of the table, their centre ``M`` and half-width
         ``radius``, which is infinite where there are too few calibration entries for the level.
 
     Raises:

@@ -31,8 +31,8 @@ class SparseCompletion(eqx.Module):
         s: singular values, descending, 0 beyond the rank, (max_rank,).
         V: right singular vectors, (d, max_rank).
         objective: of the problem; infinite where it overflows.
-        gap: objective minus the value of the dual point. The norm of that point comes from subspace iteration, from
-            below, so this is an estimate of the bound.
+        gap: objective minus the value of the dual point (absolute). The norm of that point comes from subspace
+            iteration, from below, so this is an estimate of the bound.
         relative_gap: gap over objective; what the run stopped on.
         iterations: done.
         converged: whether the relative gap reached the tolerance.

@@ -59,7 +59,7 @@ def pre_existence(
     default_role: str | None = None,
     key: Key[Array, ""] | None = None,
     alpha: float = 0.01,
-    draws: int = 999,
+    num_samples: int = 999,
 ) -> PreExistence:
     r"""What the base weights write and read along directions, how the stream varies there, and both pooled.
 
@@ -84,7 +84,7 @@ def pre_existence(
         default_role: as in `identify_factors`.
         key: random key of the null; default ``jax.random.key(0)``.
         alpha: level of the thresholds.
-        draws: number of random directions (static).
+        num_samples: number of random directions (static).
 
     Returns:
         The evidence.
@@ -103,7 +103,7 @@ def pre_existence(
     """
     key = jax.random.key(0) if key is None else key
     k = directions.shape[1]
-    probes = _with_random(directions, key, draws)
+    probes = _with_random(directions, key, num_samples)
     raw = dict.fromkeys(PreExistence._fields)
     if base is not None:
         for name, side in (("content_w", "writes"), ("content_r", "reads")):
@@ -192,8 +192,8 @@ def _variances(activations, probes):
     return form * width / jnp.where(trace == 0, 1, trace)
 
 
-def _with_random(directions, key, draws):
-    random = jax.random.normal(key, (directions.shape[0], draws), directions.dtype)
+def _with_random(directions, key, num_samples):
+    random = jax.random.normal(key, (directions.shape[0], num_samples), directions.dtype)
     return jnp.concatenate([directions, random / jnp.linalg.norm(random, axis=0)], axis=1)
 
 

@@ -25,7 +25,7 @@ from jaxspec.lora.layouts import is_embedding
 from jaxspec.tensor_files import Pathish, TensorInfo, list_tensors, read_json, replacing, rows_of, write_tensors
 
 _TENSORS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_MOST_HEADER = 16_000_000  # bytes; about 100 000 tensors
+_MAX_HEADER = 16_000_000  # bytes; about 100 000 tensors
 _MOST_CONFIG = 4_000_000  # bytes
 _MOST_MATCHES = 10_000_000  # of a module with a pattern; about a microsecond each
 _KEY = re.compile(
@@ -94,7 +94,7 @@ def load_peft(path: Pathish) -> PeftAdapter:
             reason = "; adapter_model.bin is a PyTorch pickle, which can run code: convert it first" if pickle else ""
             raise FileNotFoundError(f"{folder} has no {name}, found {', '.join(inside) or 'nothing'}{reason}")
     fields = read_json(folder / _CONFIG, most=_MOST_CONFIG)
-    found, others = _grouped(list_tensors(folder / _TENSORS, most_header=_MOST_HEADER))
+    found, others = _grouped(list_tensors(folder / _TENSORS, max_header=_MAX_HEADER))
     config, notes = _config(fields, folder / _CONFIG, len(found))
     if not found:
         raise ValueError(

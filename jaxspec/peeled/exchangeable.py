@@ -57,7 +57,7 @@ def solve_exchangeable(
         budget_H: E_H >= 0; None: E_W.
         action: the group's action on the tokens, to check; None only with ``assume``.
         assume: take it on trust that the orbits are those of such a group.
-        tol: gap below which ``converged`` is True; None: 1e-10 (float64), 1e-6 (float32).
+        tol: duality gap, in nats, below which ``converged`` is True; None: 1e-10 (float64), 1e-6 (float32).
         checked: whether to look at the values.
 
     Returns:

@@ -132,7 +132,7 @@ class PeeledSolution(NamedTuple):
     Attributes:
         logits: Z, columns of sum 0, (V, m); kernels or representatives from the solvers that reduce by symmetry.
         value: L(Z), in nats.
-        gap: proved bound on ``L(Z) - min L``; rounding may make it slightly negative.
+        gap: proved bound on ``L(Z) - min L``, in nats (absolute); rounding may make it slightly negative.
         multiplier: ``||G||_op``, minus the derivative of the value by the radius; 0 where the budget is not active.
         singular_values: of the whole Z diag(sqrt(m rho)), descending.
         rank: how many of them exceed rounding.
@@ -160,8 +160,8 @@ class FactoredSolution(NamedTuple):
         W: (V, d).
         H: (d, m).
         value: L(W H), in nats.
-        gap: proved bound on the distance from the global optimum over all dimensions; rounding may make it slightly
-            negative.
+        gap: proved bound on the distance of ``value`` from the global optimum over all dimensions, in nats (absolute);
+            rounding may make it slightly negative.
         grad_norm: norm of the gradient along the budgets; near 0 at a stationary point, global or not.
         iterations: done.
         converged: whether the stopping rule was met: ``certified`` or ``stationary``. A stationary point may be far

@@ -242,7 +242,7 @@ def _judged_rows(
         raise ValueError(f"rows must be finite and not 0 once centred (no cosine); these are not: {', '.join(wrong)}")
     if settings.order == "given":
         return x, equivalent_orders(np.arange(len(x))).tolist(), None
-    best = discover_cyclic_order(cosines(jnp.asarray(x)), key=key, num_null=settings.controls)
+    best = discover_cyclic_order(cosines(jnp.asarray(x)), key=key, num_samples=settings.controls)
     return x[best.order], best.equivalent_orders.tolist(), best.p_value
 
 

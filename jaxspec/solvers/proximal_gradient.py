@@ -70,7 +70,8 @@ class ProximalGradient(NamedTuple):
     Attributes:
         x: the last finite iterate.
         value: f(x), the smooth part.
-        gap: certificate at x; NaN without one, in which case the run stopped on the relative prox-gradient norm.
+        gap: certificate at x, absolute or relative as its function has it; NaN without one, in which case the run
+            stopped on the relative prox-gradient norm.
         iterations: done in total (resumed runs included).
         converged: whether the stopping rule was met.
         history: per-iteration ``value`` (f at the extrapolated point) and ``change``, and ``gap`` at every check, or

@@ -26,7 +26,7 @@ def test_chosen_lambda_is_the_minimum_of_a_curve_that_does_not_depend_on_the_bat
     assert float(result.errors.min()) < 0.8 * float(result.errors[0])
     assert float(result.lam) == LAMS[int(np.argmin(result.errors))]
     assert bool(jnp.isfinite(result.standard_errors).all())
-    assert 0.3 < float(result.noise_level) < float(np.std(Y))
+    assert 0.3 < float(result.hold_out_error) < float(np.std(Y))
 
 
 def test_second_choice_with_new_numbers_compiles_nothing(compilations):
@@ -113,7 +113,7 @@ def test_default_grid_goes_on_downwards_while_its_end_predicts_best(compilations
     assert len(given.lams) == 9
     assert bool(given.at_edge)
     np.testing.assert_array_equal(given.errors, result.errors[:9])
-    assert float(result.noise_level) < 0.8 * float(given.noise_level)
+    assert float(result.hold_out_error) < 0.8 * float(given.hold_out_error)
 
 
 def test_a_choice_at_the_upper_end_of_a_given_list_is_reported_and_a_traced_grid_is_never_continued():

@@ -56,9 +56,9 @@ def test_paired_test_sees_that_groups_help_and_is_antisymmetric():
 
 def test_intervals_cover_what_they_say():
     intervals = completion_intervals(SoftImpute(), Y, W, 2.0, KEY, level=0.8)
-    inside = (np.asarray(intervals.lower) <= Y) & (np.asarray(intervals.upper) >= Y)
+    inside = (np.asarray(intervals.low) <= Y) & (np.asarray(intervals.high) >= Y)
     assert 0.74 < inside[~W].mean() < 0.9
-    np.testing.assert_allclose((intervals.upper - intervals.lower) / 2, intervals.radius, rtol=1e-4)
+    np.testing.assert_allclose((intervals.high - intervals.low) / 2, intervals.radius, rtol=1e-4)
     assert bool(jnp.isinf(completion_intervals(SoftImpute(), Y, W, 2.0, KEY, level=0.9999).radius))
 
 

@@ -17,7 +17,7 @@ key = jax.random.key(0)
 choice = cv_lambda(SoftImpute(), Y, None, [1.0, 0.5], key)
 calls = {
     "list of rows": lambda: game(Y, None, [range(3), range(3, 6)], 1.0),
-    "layout": lambda: game(Y, None, Game(groups).where, 1.0),
+    "layout": lambda: game(Y, None, Game(groups).groups, 1.0),
     "no groups": lambda: game(Y, lam=1.0),
     "frame": lambda: Game(pd.DataFrame({"a": list("xxyyzz")})),
     "lambda_max": lambda: lambda_max(Y, None, [range(6)]),

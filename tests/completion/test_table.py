@@ -49,7 +49,7 @@ def test_useless_attribute_is_left_out():
     assert result.attributes[:5] == ((), (), ("kind",), ("kind",), ("kind",))
     assert result.everyone[:5] == (0.5, 1.0, 0.0, 0.5, 1.0)
     assert result.errors.shape == (11, 9)
-    assert float(result.error) == pytest.approx(float(result.errors.min()))
+    assert float(result.hold_out_error) == pytest.approx(float(result.errors.min()))
     best = dict(zip(zip(result.attributes, result.everyone, strict=True), result.errors.min(axis=1), strict=True))
     assert float(best[("kind",), 0.0]) < 0.9 * float(best[("noise",), 0.0])
     chosen = result.attributes[int(np.argmin(result.errors.min(axis=1)))]
@@ -62,7 +62,7 @@ def test_given_lambda_is_used_and_rows_without_labels_share_a_group_of_all_rows(
     data = frame().astype({"noise": float})
     alone = data.index[data["noise"] == 0][0]
     data.loc[alone, ["kind", "noise"]] = None
-    fit = fit_table(data, NAMES, ["kind", "noise"], lam=0.1, standardise=False)
+    fit = fit_table(data, NAMES, ["kind", "noise"], lam=0.1, standardize=False)
     assert fit.groups.names == ("kind=a", "kind=b", "noise=0", "noise=1", "all rows")
     assert fit.groups.factors == (1.0,) * 5
     assert np.isnan(fit.hold_out_error)
@@ -85,7 +85,7 @@ def test_a_group_left_out_has_no_rank_and_an_empty_row_gets_the_means():
     assert fit.report["rank"].isna().tolist() == out.tolist()
     assert (fit.report.loc[~out, "rank"] > 0).all()
     with pytest.warns(UserWarning, match="they are completed by zeros"):
-        plain = fit_table(data, NAMES, ["kind"], lam=0.1, standardise=False)
+        plain = fit_table(data, NAMES, ["kind"], lam=0.1, standardize=False)
     assert (plain.table.loc["row3"] == 0).all()
 
 

@@ -108,7 +108,7 @@ def test_first_threshold_is_the_mean_of_the_largest_singular_values():
 def test_duals_from_a_low_rank_tensor_meet_both_conditions():
     tensor, rng = tucker((20, 20, 20), 2, 5)
     mask = rng.random(tensor.shape) < 0.5
-    (duals,) = dual_from_low_rank(jnp.asarray(tensor), jnp.asarray(mask), RANKS, iters=60)
+    (duals,) = dual_from_low_rank(jnp.asarray(tensor), jnp.asarray(mask), RANKS, steps=60)
     (block,) = blocks.unfoldings(tensor.shape)
     total = np.asarray(block.scatter(block.data, duals))
     assert np.abs(total[~mask]).max() <= 1e-13

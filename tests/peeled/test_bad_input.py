@@ -180,7 +180,7 @@ def test_solvers(call, message):
         (lambda: peeled.discover_cyclic_order(jnp.ones((3, 3)), key=KEY), "n >= 4"),
         (lambda: peeled.discover_cyclic_order(jnp.triu(jnp.ones((5, 5))), key=KEY), "not symmetric"),
         (lambda: peeled.discover_cyclic_order(jnp.full((5, 5), jnp.nan), key=KEY), "not finite"),
-        (lambda: peeled.discover_cyclic_order(jnp.eye(5), key=KEY, num_null=0), "num_null is 0"),
+        (lambda: peeled.discover_cyclic_order(jnp.eye(5), key=KEY, num_samples=0), "num_samples is 0"),
     ],
 )
 def test_groups_targets_and_diagnostics(call, message):

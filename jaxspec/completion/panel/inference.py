@@ -20,14 +20,15 @@ class UnitTests(NamedTuple):
     """Result of `unit_tests`; NaN for units that are not identified.
 
     Attributes:
-        p: two-sided p-value of each unit, (n,).
-        q: adjusted p-value, (n,): the units with ``q <= rate`` are those found at a false-discovery rate of ``rate``.
+        p_value: two-sided p-value of each unit, (n,).
+        adjusted_p_value: q below, (n,): the units with ``q <= rate`` are those found at a false-discovery rate of
+            ``rate``.
         low: lower end of bands that hold for all units at once, (n,).
         high: upper end, (n,).
     """
 
-    p: Float[Array, " n"]
-    q: Float[Array, " n"]
+    p_value: Float[Array, " n"]
+    adjusted_p_value: Float[Array, " n"]
     low: Float[Array, " n"]
     high: Float[Array, " n"]
 
@@ -89,13 +90,13 @@ class PermutationIntervals(NamedTuple):
 
     Attributes:
         estimate: mean effect on the treated cells of each unit, (n,), in the units of Y.
-        p: p-value of no effect, (n,).
+        p_value: of no effect, (n,).
         low: lower end of the interval, (n,); minus infinity where no number of shifts could reject.
         high: upper end, (n,).
     """
 
     estimate: Float[Array, " n"]
-    p: Float[Array, " n"]
+    p_value: Float[Array, " n"]
     low: Float[Array, " n"]
     high: Float[Array, " n"]
 
