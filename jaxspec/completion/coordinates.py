@@ -65,15 +65,17 @@ def sparse_table(rows: Any, columns: Any, values: Any, shape: Sequence[int], wei
     weights = np.ones(values.shape) if weights is None else np.asarray(weights)
     for name, array, side in (("rows", rows, n), ("columns", columns, d)):
         if array.shape != values.shape or array.ndim != 1:
-            raise ValueError(f"{name} must have the shape {values.shape} of values and one axis, got {array.shape}")
+            raise ValueError(f"{name} has shape {array.shape}; expected one axis, as long as values: {values.shape}")
         if not np.issubdtype(array.dtype, np.integer):
-            raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+            raise TypeError(f"{name} has dtype {array.dtype}; expected integers")
         if array.size and (array.min() < 0 or array.max() >= side):
-            raise ValueError(f"{name} must lie in 0..{side - 1}, got {array.min()} to {array.max()}")
-    if weights.shape != values.shape or not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError("weights must be non-negative and finite, one per value")
+            raise ValueError(f"{name} run from {array.min()} to {array.max()}; expected 0 to {side - 1}")
+    if weights.shape != values.shape:
+        raise ValueError(f"weights has shape {weights.shape}; expected that of values, {values.shape}")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"weights run from {weights.min()} to {weights.max()}; expected finite numbers >= 0")
     if not np.isfinite(values[weights > 0]).all():
-        raise ValueError("values must be finite where their weight is not 0")
+        raise ValueError("values has entries that are not finite; expected finite ones where the weight is not 0")
     dtype = jnp.asarray(values[:0]).dtype if values.dtype in (np.float32, np.float64) else jnp.dtype(jnp.float32)
     rows, columns, values, weights = _merged(rows, columns, values, weights, d)
     pad = -len(rows) % min(_CHUNK, max(len(rows), 1)) if len(rows) else 1

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxspec.checks import check_given, warn_caller
+from jaxspec.checks import check_given, check_numbers, warn_caller
 from jaxspec.completion import validation
 from jaxspec.completion.group_blocks import group_blocks
 from jaxspec.completion.group_layout import Layout, by_group, check_groups, layout
@@ -103,12 +103,12 @@ def game(
     Y, W, dtype = validation.table(Y, W, validate=validate)
     (lam,) = validation.numbers(Y.dtype, lam=lam)
     if lam.shape not in ((), (len(groups),)):
-        raise ValueError(f"lam must be a number or one per group ({len(groups)}), got shape {lam.shape}")
+        raise ValueError(f"lam has shape {lam.shape}; expected a number or ({len(groups)},), one per group")
     where = _layout(groups, Y, validate)
     if lam.ndim == 0:
         lam = _weighted(lam, W, where, where.factors)
     method = _method(Y.dtype, ridge, over_relaxation, penalty, tol)
-    validation.positive(rho=rho)
+    check_numbers(0, ends="()", rho=rho)
     start = _start(init, Y, where, None if rho is None else jnp.asarray(rho, Y.dtype))
     result = _solve(Y, W, where, lam, start, method, static=_Static(max_iter, check_every, svt, loop))
     return eqx.tree_at(lambda r: r.M, result, result.M.astype(dtype))
@@ -205,7 +205,7 @@ class Game(eqx.Module):
     def __call__(self, Y: Float[Array, "n d"], W: Float[Array, "n d"], lams: Float[Array, " L"]) -> CompletionResult:
         """The path, for checked data."""
         if self.groups.n != Y.shape[0]:
-            raise ValueError(f"Y must have one row per row of groups ({self.groups.n}), got shape {Y.shape}")
+            raise ValueError(f"Y has shape {Y.shape}; expected {self.groups.n} rows, as groups")
         lams = _weighted(lams, W, self.groups, self.groups.factors)
         ridge, kappa, tol = (jnp.asarray(number, Y.dtype) for number in (self.ridge, 1.6, self.tol))
         method = _Method(ridge, kappa, as_traced(Displacement(), Y.dtype), tol)
@@ -235,7 +235,7 @@ def _method(dtype: Any, ridge: Any, over_relaxation: Any, penalty: Any, tol: Any
 
 def _layout(groups: Groups, Y: Array, validate: bool) -> Layout:
     if groups.n != Y.shape[0]:
-        raise ValueError(f"groups must be of the {Y.shape[0]} rows of Y, got groups of {groups.n} rows")
+        raise ValueError(f"groups is of {groups.n} rows; expected {Y.shape[0]}, as Y")
     covered = np.zeros(groups.n, bool)
     for rows, factor in zip(groups.rows, groups.factors, strict=True):
         covered[rows] |= factor > 0
@@ -255,14 +255,14 @@ def _start(init: Any, Y: Array, where: Layout, rho: Array | None) -> MatrixState
     state = cold
     if isinstance(init, CompletionResult):
         if init.state is None:
-            raise ValueError("init must be a result with a state, got one without")
+            raise ValueError("init is a result without a state; expected one with")
         state = jax.tree.map(lambda leaf: jnp.asarray(leaf, Y.dtype), init.state)
         own, shapes = [dual.shape for dual in state.duals], [block.shape for block in blocks]
         if not own:  # of soft-impute
             state = cold._replace(M=state.M)
         if state.M.shape != Y.shape or (own and own != shapes):
             own = [state.M.shape, *own]
-            raise ValueError(f"init must be a result for the same table and groups, got one of shapes {own}")
+            raise ValueError(f"init is a result of shapes {own}; expected one for the same table and groups")
     elif init is not None:
         state = cold._replace(M=validation.start("init", init, Y))
     return state if rho is None else state._replace(rho=jnp.full_like(state.rho, rho))

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from jaxspec.checks import check_key, warn_caller
+from jaxspec.checks import check_integers, check_key, check_numbers, is_concrete, warn_caller
 from jaxspec.completion import validation
 from jaxspec.completion.metrics import rmse
 from jaxspec.completion.tensor import complete_tensor, lambda_max
-from jaxspec.linalg.concrete import is_concrete
 
 # How often a default grid is continued below its end: data without noise, whose error falls for ever, end soon.
 _CONTINUED = 2
@@ -83,20 +82,17 @@ def choose_lam(
         ValueError: for a frac outside (0, 1), no split, fewer than two observed entries, a candidate that is not
             positive, or a negative or infinite tol.
     """
-    if not 0 < frac < 1:
-        raise ValueError(f"frac must be in (0, 1), got {frac}")
-    if splits < 1:
-        raise ValueError(f"splits must be at least 1, got {splits}")
+    check_numbers(0, 1, ends="()", frac=frac)
+    check_integers(1, splits=splits)
     check_key(key)
     tensor, mask, _ = validation.observations(tensor, mask, True)
     if is_concrete(mask) and int(jnp.sum(mask)) < 2:
-        raise ValueError(f"mask must hold at least two observed entries, got {int(jnp.sum(mask))}")
+        raise ValueError(f"mask has {int(jnp.sum(mask))} observed entries; expected at least two")
     given = lams is not None
     if not given:
         lams = lambda_max(tensor, mask) * jnp.logspace(0, -3, 12, dtype=tensor.dtype)
     lams = jnp.sort(jnp.asarray(lams, tensor.dtype))[::-1]
-    if is_concrete(lams) and not bool(jnp.all((lams > 0) & jnp.isfinite(lams))):
-        raise ValueError(f"lams must be positive and finite, got {np.asarray(lams).tolist()}")
+    check_numbers(0, ends="()", lams=lams)
     hidden = jnp.stack([hide(mask, frac, split) for split in jax.random.split(key, splits)])
     tol = None if tol is None else validation.numbers(tensor.dtype, tol=tol)[0]
     curve = _Curve(weights, regularizer, tol, max_iter)
@@ -251,15 +247,15 @@ def from_coordinates(indices: Any, values: Any, shape: Sequence[int]) -> Observa
     """
     indices, values, shape = np.asarray(indices), jnp.asarray(values), tuple(int(n) for n in shape)
     if indices.ndim != 2 or indices.shape[1] != len(shape):
-        raise ValueError(f"indices must have shape (k, {len(shape)}), got {indices.shape}")
+        raise ValueError(f"indices has shape {indices.shape}; expected (k, {len(shape)})")
     if values.shape != indices.shape[:1]:
-        raise ValueError(f"values must have shape {indices.shape[:1]}, got {values.shape}")
+        raise ValueError(f"values has shape {values.shape}; expected {indices.shape[:1]}, as indices")
     if not np.issubdtype(indices.dtype, np.integer):
-        raise TypeError(f"indices must be integers, got dtype {indices.dtype}")
+        raise TypeError(f"indices has dtype {indices.dtype}; expected integers")
     bad = (indices < 0) | (indices >= np.asarray(shape))
     if bad.any():
         row = int(np.argwhere(bad.any(axis=1))[0, 0])
-        raise ValueError(f"indices must lie inside the shape {shape}, got {indices[row].tolist()} in row {row}")
+        raise ValueError(f"indices[{row}] is {indices[row].tolist()}; expected a place inside the shape {shape}")
     values = values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.float32)
     where = tuple(jnp.asarray(indices.T))
     count = jnp.zeros(shape, values.dtype).at[where].add(1)

@@ -83,7 +83,7 @@ def soft_impute(
     Y, W, dtype = validation.table(Y, W, validate=validate)
     (lam,) = validation.numbers(Y.dtype, lam=lam)
     if lam.ndim:
-        raise ValueError(f"lam must be a number, got shape {lam.shape}: soft_impute_path takes several")
+        raise ValueError(f"lam has shape {lam.shape}; expected a number: soft_impute_path takes several")
     start, method = _prepared(Y, ridge, tol, init)
     static = _Static(max_iter, check_every, accelerate, loop)
     return _cast(_solve(Y, W, lam, start, method, static), dtype)
@@ -287,7 +287,7 @@ def debias(Y: Any, W: Any, U: Any, V: Any, *, validate: bool = True) -> Float[Ar
     U, V = jnp.asarray(U, Y.dtype), jnp.asarray(V, Y.dtype)
     (n, d), k = Y.shape, U.shape[-1] if U.ndim else 0
     if U.shape != (n, k) or V.shape != (d, k):
-        raise ValueError(f"U and V must have shapes ({n}, k) and ({d}, k), got {U.shape} and {V.shape}")
+        raise ValueError(f"U and V have shapes {U.shape} and {V.shape}; expected ({n}, k) and ({d}, k)")
     return (_refit(Y, W, U, V) if k else jnp.zeros_like(Y)).astype(dtype)
 
 

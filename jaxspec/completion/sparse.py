@@ -113,7 +113,7 @@ def soft_impute_sparse(
     """
     n, d = table.shape
     if not 1 <= max_rank <= min(n, d):
-        raise ValueError(f"max_rank must be in 1..{min(n, d)}, got {max_rank}")
+        raise ValueError(f"max_rank is {max_rank}; expected an integer in [1, {min(n, d)}]")
     dtype = table.values.dtype
     lam, ridge, tol = validation.numbers(dtype, lam=lam, ridge=ridge, tol=tol)
     width = min(max_rank + oversample, n, d)
@@ -124,7 +124,7 @@ def soft_impute_sparse(
         start = (init.U, init.s, init.V, init.basis)
         shapes = [(n, max_rank), (max_rank,), (d, max_rank), (d, width)]
         if [part.shape for part in start] != shapes:
-            raise ValueError(f"init must have factors of shapes {shapes}, got {[part.shape for part in start]}")
+            raise ValueError(f"init has factors of shapes {[part.shape for part in start]}; expected {shapes}")
     static = _Static(max_rank, sweeps, max_iter, check_every, accelerate)
     return _solve(table, lam, ridge, tol, start, static)
 

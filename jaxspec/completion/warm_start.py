@@ -76,7 +76,7 @@ def polar_duals(
         ValueError: for a block that is not a stack of nuclear norms.
     """
     if not all(hasattr(block.prox, "thresholds") for block in blocks):
-        raise ValueError("duals='polar' needs a regulariser made of nuclear norms of matrices")
+        raise ValueError("duals is 'polar'; expected a regulariser made of nuclear norms of matrices")
 
     def dual(block: Block) -> Array:
         thresholds = factor * block.prox.thresholds(block.data, x.dtype)[..., None]
@@ -120,9 +120,7 @@ def dual_from_low_rank(
             one, or all weights 0.
     """
     if len(ranks) != x.ndim or any(not 1 <= rank <= x.shape[mode] for mode, rank in enumerate(ranks)):
-        raise ValueError(
-            f"ranks must hold one rank per mode, each from 1 to its length in {x.shape}, got {tuple(ranks)}"
-        )
+        raise ValueError(f"ranks is {tuple(ranks)}; expected one rank per mode, each from 1 to its length in {x.shape}")
     weights = normalised_weights([1.0] * x.ndim if weights is None else weights, x.ndim)
     blocks = unfoldings(x.shape, weights)
     parts = tuple(_low_rank(block, x, tuple(ranks)) for block in blocks)

@@ -36,14 +36,13 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Key
 
-from jaxspec.checks import check_choice
+from jaxspec.checks import check_choice, check_integers, check_numbers, is_concrete
 from jaxspec.dmft.bulk import Number
-from jaxspec.dmft.checks import check_decay, check_integers, check_numbers, check_schedule
+from jaxspec.dmft.checks import check_decay, check_schedule
 from jaxspec.dmft.fields import SpikeFields, remembered
 from jaxspec.dmft.site_records import Problem, Rules
 from jaxspec.dmft.sites import match_moments, root_of, sweep
 from jaxspec.linalg import eigh
-from jaxspec.linalg.concrete import is_concrete
 
 
 class NonlinearSolution(NamedTuple):
@@ -130,7 +129,7 @@ def solve_nonlinear(
         [0.0, 0.07, 0.15]
     """
     check_integers(1, depth=depth, steps=steps, site_chunk=site_chunk)
-    check_numbers(0, closed=False, eta=eta, gamma0=gamma0, sigma_w=sigma_w)
+    check_numbers(0, ends="()", eta=eta, gamma0=gamma0, sigma_w=sigma_w)
     check_decay(eta, weight_decay)
     for name, value in {"eta": eta, "weight_decay": weight_decay}.items():
         check_schedule(name, value, steps)

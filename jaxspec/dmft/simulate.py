@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxspec.checks import check_integers, check_numbers
 from jaxspec.dmft.bulk import Number
-from jaxspec.dmft.checks import check_decay, check_integers, check_numbers, check_schedule
+from jaxspec.dmft.checks import check_decay, check_schedule
 from jaxspec.dmft.linear_config import LinearConfig
 from jaxspec.linalg import operator_top_svd
 from jaxspec.linalg.normalisation import matmul
@@ -190,7 +191,7 @@ def simulate_mlp(
         ValueError: arguments out of range or shapes that do not fit.
     """
     check_integers(1, width=width, depth=depth, steps=steps, top=top, sweeps=sweeps)
-    check_numbers(0, closed=False, eta=eta, gamma0=gamma0, sigma_w=sigma_w)
+    check_numbers(0, ends="()", eta=eta, gamma0=gamma0, sigma_w=sigma_w)
     check_decay(eta, weight_decay)
     for name, value in {"eta": eta, "weight_decay": weight_decay}.items():
         check_schedule(name, value, steps)

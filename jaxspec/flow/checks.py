@@ -8,24 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import is_concrete
 from jaxspec.linalg.scaling import compute_dtype
-
-
-def check_number(name: str, value: Any, low: float, *, closed: bool) -> None:
-    """Raise `ValueError` unless ``value`` is traced, or finite and above ``low`` (``closed``: or equal).
-
-    Args:
-        name: of the argument.
-        value: a number.
-        low: its bound.
-        closed: whether the bound itself is allowed.
-    """
-    if not is_concrete(value):
-        return
-    number = float(value)
-    if not math.isfinite(number) or number < low or (number == low and not closed):
-        raise ValueError(f"{name} is {number}; expected a finite number {'>=' if closed else '>'} {low:g}")
 
 
 def check_positive_tree(name: str, tree: Any, message: str) -> None:

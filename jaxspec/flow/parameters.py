@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxspec.flow.checks import check_number
+from jaxspec.checks import check_numbers, is_concrete
 from jaxspec.flow.kinetic import kinetic
-from jaxspec.linalg.concrete import is_concrete
 
 _FORMS = ("ema", "heavy_ball")
 
@@ -66,9 +65,9 @@ def flow_to_muon(h: ArrayLike, gamma: ArrayLike, eps: ArrayLike, form: str = "em
         [0.1, 0.8187, 1.0]
     """
     _check_form(form)
-    check_number("h", h, 0.0, closed=False)
-    check_number("gamma", gamma, 0.0, closed=form != "ema")
-    check_number("eps", eps, 0.0, closed=False)
+    check_numbers(0, ends="()", h=h)
+    check_numbers(0, ends="()" if form == "ema" else "[)", gamma=gamma)
+    check_numbers(0, ends="()", eps=eps)
     h, gamma, eps = (jnp.asarray(a, float) for a in (h, gamma, eps))
     return MuonParams(h, jnp.exp(-gamma * h), gamma * eps if form == "ema" else eps)
 
@@ -93,8 +92,8 @@ def muon_to_flow(lr: ArrayLike, beta: ArrayLike, eps: ArrayLike, form: str = "em
         [0.1, 2.0, 0.5]
     """
     _check_form(form)
-    check_number("lr", lr, 0.0, closed=False)
-    check_number("eps", eps, 0.0, closed=False)
+    check_numbers(0, ends="()", lr=lr)
+    check_numbers(0, ends="()", eps=eps)
     if is_concrete(beta) and not 0 < float(beta) < 1:
         raise ValueError(f"beta is {beta}; expected 0 < beta < 1")
     lr, beta, eps = (jnp.asarray(a, float) for a in (lr, beta, eps))

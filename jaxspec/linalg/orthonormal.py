@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxspec.checks import is_concrete
 from jaxspec.linalg import decompositions
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
 
 

@@ -14,7 +14,6 @@ Higham, "Functions of Matrices" (2008), for ``L_A``.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,8 +25,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxspec.checks import check_numbers, is_concrete
 from jaxspec.linalg import decompositions
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.gram_root import gram_root, gram_tangent, lyapunov, solve
 from jaxspec.linalg.normalisation import matmul, wide
 from jaxspec.linalg.scaling import batch_first, compute_dtype, power_of_two_scale
@@ -239,8 +238,7 @@ def _prepare(p, eps, engine, max_cond, precision, name="p"):
         raise ValueError(f"engine is {engine!r}; expected one of {POLAR_ENGINES}")
     if engine == "closed" and min(p.shape[-2:]) > 2:
         raise ValueError(f"engine is 'closed' and {name} has shape {p.shape}; expected at most two rows or columns")
-    if max_cond is not None and not 1 <= max_cond < math.inf:
-        raise ValueError(f"max_cond is {max_cond}; expected a finite number >= 1")
+    check_numbers(1, max_cond=max_cond)
     floor = jnp.broadcast_to(jnp.asarray(eps, dtype), p.shape[:-2])
     precision = _HIGHEST if precision is None else precision
     precision = precision if isinstance(precision, tuple | str) else lax.Precision(precision)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxspec.checks import is_concrete
 from jaxspec.linalg import decompositions
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
 from jaxspec.lora.adapters import Scale, checked_factors, scale_of

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import is_concrete
 from jaxspec.lora.adapters import Adapter, Scale
 from jaxspec.lora.evidence import Evidence, pre_existence
 from jaxspec.lora.references import against_references

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from jaxspec.checks import check_choice
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import check_choice, check_integers, is_concrete
 from jaxspec.memory.checks import EMBEDDINGS, MODELS
 from jaxspec.memory.draws import Regenerated, row_keys, vector
 
@@ -73,9 +72,8 @@ def sample_associations(
     """
     check_choice("model", model, MODELS)
     check_choice("embedding", embedding, EMBEDDINGS)
-    for name, value, least in (("p", p, 2), ("d", d, 1)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; expected an integer >= {least}")
+    check_integers(2, p=p)
+    check_integers(1, d=d)
     return _sample(key, p, d, model, embedding, regenerate)
 
 
@@ -134,8 +132,7 @@ def margins(W: Num[Array, "d d"], a: Associations, block: int | None = None) -> 
         >>> margins(jnp.eye(2), Associations(jnp.eye(2), jnp.eye(2)))
         Array([1.4142135, 1.4142135], dtype=float32)
     """
-    if block is not None and block < 1:
-        raise ValueError(f"block is {block}; expected an integer >= 1, or None")
+    check_integers(1, block=block)
     W, a = checked(W, a)
     largest = jnp.max(jnp.abs(W))
     W = W / jnp.where(largest > 0, largest, 1)  # squares in the norm neither overflow nor vanish

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxspec.checks import warn_caller
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import check_numbers, is_concrete, warn_caller
 from jaxspec.memory.associations import Associations, finite, numbers, promoted
 from jaxspec.memory.pairs import Pairs
 
@@ -77,9 +76,7 @@ def checked_problem(
     least = min(2, p)
     if n is not None and is_concrete(n) and not (jnp.ndim(n) == 0 and least <= float(n) <= p):
         raise ValueError(f"n is {n}; expected an integer in [{least}, {p}]")
-    for name, value in at_least_zero.items():
-        if is_concrete(value) and not float(value) >= 0:
-            raise ValueError(f"{name} is {value}; expected a number >= 0")
+    check_numbers(0, **at_least_zero)
     tolerances = [jnp.asarray(value, a.x.dtype) for value in at_least_zero.values()]
     n = jnp.asarray(p if n is None else n, jnp.int32)
     _warn_of_equal_values(a, n)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from jaxspec.checks import check_integers
 from jaxspec.memory.associations import Associations
 from jaxspec.memory.certificates import checked_problem, in_units, proven_bounds
 from jaxspec.memory.pairs import all_pairs
@@ -62,8 +63,7 @@ def fit_cross_entropy(
         >>> float(fit_cross_entropy(Associations(jnp.eye(3), jnp.eye(3)), steps=50).accuracy)
         1.0
     """
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; expected an integer >= 1")
+    check_integers(1, steps=steps)
     a, n, (learning_rate,) = checked_problem(a, n, learning_rate=learning_rate)
     return _trained(a, n, learning_rate, steps)
 

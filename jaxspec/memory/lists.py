@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxspec.checks import check_integers
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.memory.associations import Associations, num_competitors, numbers
 from jaxspec.memory.certificates import gap_bounds, proven_bounds, widened
@@ -180,8 +181,5 @@ def checked_limits(a: Associations, limits: Limits) -> Limits:
         The same, with lists at most as long as a row has competitors.
     """
     top, block = limits.top, limits.block
-    if top is not None and top < 1:
-        raise ValueError(f"top is {top}; expected an integer >= 1, or None")
-    if block < 1:
-        raise ValueError(f"block is {block}; expected an integer >= 1")
+    check_integers(1, top=top, block=block)
     return limits if top is None else limits._replace(top=min(top, num_competitors(a)))

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxspec.checks import check_integers
 from jaxspec.linalg import singular_values, top_svd
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.memory.associations import Associations
@@ -109,15 +110,8 @@ def fit_two_layer(
         >>> bool(found.feasible), found.A.shape
         (True, (2, 3))
     """
-    for name, value in (
-        ("width", width),
-        ("num_starts", num_starts),
-        ("max_newton", max_newton),
-        ("max_cg", max_cg),
-        ("max_outer", max_outer + 1),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; expected an integer >= 1")
+    check_integers(1, width=width, num_starts=num_starts, max_newton=max_newton, max_cg=max_cg)
+    check_integers(0, max_outer=max_outer)
     a, n, (gap_tol,) = checked_problem(a, n, gap_tol=gap_tol)
     return _fitted(key, a, n, gap_tol, _Static(width, num_starts, Limits(max_newton, max_cg, max_outer)))
 
@@ -152,9 +146,7 @@ def fit_two_layer_adam(
         >>> bool(fit_two_layer_adam(Associations(jnp.eye(3), jnp.eye(3)), 2, steps=100).feasible)
         True
     """
-    for name, value in (("width", width), ("steps", steps)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; expected an integer >= 1")
+    check_integers(1, width=width, steps=steps)
     a, n, (gap_tol, learning_rate) = checked_problem(a, n, gap_tol=gap_tol, learning_rate=learning_rate)
     return _trained(a, n, gap_tol, learning_rate, width, steps)
 

@@ -14,8 +14,8 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PyTree
 
+from jaxspec.checks import is_concrete
 from jaxspec.linalg import smoothed_polar, spectral_power
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.optim.checks import checked_number
 from jaxspec.optim.layout import DimsTree, MatrixDims
 from jaxspec.optim.partition import ADAM, MATRIX, by_label

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import check_numbers, is_concrete
 from jaxspec.linalg.scaling import compute_dtype
 
 # Iterations without a fall of a gap that is near rounding, after which a run ends as stalled.
@@ -30,19 +30,6 @@ def floating(name: str, value: Any) -> Array:
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         array = array.astype(jnp.result_type(float))
     return array.astype(compute_dtype(array, name))
-
-
-def check_number(name: str, value: Any) -> None:
-    """Raises `ValueError` unless ``value`` is traced or holds finite numbers >= 0.
-
-    Args:
-        name: of the argument, for the message.
-        value: number or array.
-    """
-    if is_concrete(value):
-        array = np.asarray(value, float)
-        if not np.all(np.isfinite(array) & (array >= 0)):
-            raise ValueError(f"{name} is {value}; expected finite numbers >= 0")
 
 
 def check_distributions(name: str, columns: Any) -> None:
@@ -86,8 +73,7 @@ def check_masses(name: str, masses: Any, count: int) -> None:
     if not is_concrete(masses):
         return
     values = np.asarray(masses, float)
-    if not np.all(np.isfinite(values) & (values >= 0)):
-        raise ValueError(f"{name} is {values}; expected finite numbers >= 0")
+    check_numbers(0, **{name: values})
     if abs(values.sum() - 1) > 1e-4:
         raise ValueError(f"{name} sums to {values.sum():.9g}; expected 1")
 
@@ -154,5 +140,5 @@ def default_gap(tol: Any, dtype: Any) -> Float[Array, ""]:
         tol: the gap; None: 1e-6 in float32, 1e-10 in float64.
         dtype: of the computation.
     """
-    check_number("tol", 0.0 if tol is None else tol)
+    check_numbers(0, tol=tol)
     return jnp.asarray((1e-6 if jnp.finfo(dtype).bits <= 32 else 1e-10) if tol is None else tol, dtype)

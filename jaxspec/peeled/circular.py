@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxspec.chance import upper_p_value
+from jaxspec.checks import check_integers
 from jaxspec.linalg import eigh, polar
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.peeled.checks import floating
@@ -153,8 +154,7 @@ def discover_cyclic_order(G: Any, *, key: Key[Array, ""], refine: bool = True, n
     if G.shape != (n, n) or n < 4:
         raise ValueError(f"G has shape {G.shape}; expected (n, n) with n >= 4")
     check_symmetric("G", G)
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; expected an integer >= 1")
+    check_integers(1, num_samples=num_samples)
     order, score, null = _discover(G, key, refine, num_samples)
     order = canonical_order(np.asarray(order, np.int64))
     slack = rounding_slack(G.dtype, n) * max(float(jnp.trace(G)), abs(float(score)), 1e-300)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import is_concrete
 from jaxspec.peeled.actions import PermutationAction, is_transitive, pair_orbit_count
 from jaxspec.peeled.averages import check_orbit_sizes
 from jaxspec.peeled.checks import default_gap

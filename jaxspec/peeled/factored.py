@@ -5,7 +5,6 @@ radius r, so that budgets that do not bind are no special case. Of the product Z
 program is computed: a global optimum is proved, not assumed.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,11 +14,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key
 
+from jaxspec.checks import check_integers, check_numbers, is_concrete
 from jaxspec.linalg import spectral_norm
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.peeled.certificate import LEAST_WEIGHT, loss_of, per_vector_gap
-from jaxspec.peeled.checks import PATIENCE, check_number, default_gap, default_grad_tol
+from jaxspec.peeled.checks import PATIENCE, default_gap, default_grad_tol
 from jaxspec.peeled.loss import ScaledLoss
 from jaxspec.peeled.problem import FactoredSolution, LayerPeeledProblem
 from jaxspec.peeled.projection import project_to_ball, projected
@@ -94,13 +93,10 @@ def solve_factored(
     """
     if method not in _METHODS:
         raise ValueError(f"method is {method!r}; expected one of {_METHODS}")
-    if dim < 1:
-        raise ValueError(f"dim is {dim}; expected an integer >= 1")
-    check_number("learning_rate", learning_rate)
-    check_number("momentum", momentum)
+    check_integers(1, dim=dim)
+    check_numbers(0, learning_rate=learning_rate, momentum=momentum)
+    check_numbers(0, ends="()", init_scale=init_scale)  # 0 is a saddle
     scale = (1.0 if method == "lbfgs" else 0.3) if init_scale is None else init_scale
-    if is_concrete(scale) and not 0 < scale < math.inf:
-        raise ValueError(f"init_scale is {scale}; expected a finite number > 0: 0 is a saddle")
     dtype = problem.targets.dtype
     tolerances = default_gap(tol, dtype), default_grad_tol(grad_tol, dtype)
     scale = jnp.asarray(scale, dtype)

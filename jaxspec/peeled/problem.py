@@ -19,8 +19,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxspec.linalg.concrete import is_concrete
-from jaxspec.peeled.checks import check_distributions, check_number, floating, masses_or_uniform
+from jaxspec.checks import check_numbers, is_concrete
+from jaxspec.peeled.checks import check_distributions, floating, masses_or_uniform
 
 _NORMS = ("frobenius", "per_vector")
 
@@ -93,8 +93,7 @@ class LayerPeeledProblem(eqx.Module):
         dtype = self.targets.dtype
         if checked:
             check_distributions("targets", self.targets)
-            check_number("budget_W", budget_W)
-            check_number("budget_H", 0.0 if budget_H is None else budget_H)
+            check_numbers(0, budget_W=budget_W, budget_H=budget_H)
         count = self.targets.shape[-1]
         self.weights = masses_or_uniform("weights", weights, count, dtype, checked=checked)
         self.budget_W = jnp.asarray(budget_W, dtype)

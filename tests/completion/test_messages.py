@@ -61,7 +61,7 @@ EXPECTED = {
     "lambda_max": "groups is a list" + BUILD,
     "group_errors": "groups is a list" + BUILD,
     "choose_groups": "groups is None" + BUILD,
-    "labels": "groups[0] must hold integer row indices, got dtype <U1; labels belong into a pandas DataFrame or Series",
+    "labels": "groups[0] has dtype <U1; expected indices of rows; labels belong into a pandas DataFrame or Series",
     "cv key": "key is 0" + KEY,
     "no key": "key is None" + KEY,
     "choose_lam key": "key is 0" + KEY,

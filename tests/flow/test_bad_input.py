@@ -72,7 +72,7 @@ def start(position, **options):
         (lambda: muon_to_flow(0.1, 1.0, 0.1), ValueError, "beta is 1.0"),
         (lambda: max_stable_lr(0.1, 0.0), ValueError, "lipschitz is 0.0"),
         (lambda: certified_rate(1.0, 1.0, 0.1, 1.0, -1.0), ValueError, "momentum_bound is -1.0"),
-        (lambda: certified_discrete_rate(1.0, 1.0, 0.1, 0.1, 1.0, 1.0), ValueError, "1 - beta is 0.0"),
+        (lambda: certified_discrete_rate(1.0, 1.0, 0.1, 0.1, 1.0, 1.0), ValueError, "beta is 1.0"),
         (lambda: fit_exponential_rate(np.ones(3), np.ones(4)), ValueError, "equal length"),
         (lambda: regularized_muon(0.1, 0.0, beta=0.9), ValueError, "eps is 0.0"),
         (lambda: regularized_muon(0.1, 0.1), ValueError, "exactly one"),

@@ -61,7 +61,7 @@ def problem(**arguments):
     [
         (lambda: peeled.solve_logits(problem(norm="per_vector")), "norm='per_vector'; expected 'frobenius'"),
         (lambda: peeled.solve_logits(problem(), tol=-1.0), "tol is -1.0"),
-        (lambda: peeled.solve_logits(problem(), max_iter=-1), "max_iter must be >= 0"),
+        (lambda: peeled.solve_logits(problem(), max_iter=-1), "max_iter is -1; expected an integer >= 0"),
         (lambda: peeled.solve_logits(problem(), init=np.zeros((2, 2))), "init has shape"),
         (lambda: peeled.solve_logits(problem(), init=np.full((3, 2), np.nan)), "init holds"),
         (lambda: peeled.solve_logits_path(problem(), [[1.0]]), "budgets has shape"),

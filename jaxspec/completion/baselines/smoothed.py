@@ -17,8 +17,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxspec.checks import check_numbers
 from jaxspec.completion import validation
-from jaxspec.completion.baselines.observed import Number, Observed, broadcast, check_number, completion, observed
+from jaxspec.completion.baselines.observed import Number, Observed, broadcast, completion, observed
 from jaxspec.completion.result import TensorCompletion
 from jaxspec.completion.tensor import build_blocks
 from jaxspec.linalg import ordered
@@ -87,8 +88,8 @@ def silrtc(
         True
     """
     tensor, mask, dtype = validation.observations(tensor, mask, validate)
-    check_number("gamma", gamma)
-    check_number("tol", tol, strict=False)
+    check_numbers(0, ends="()", gamma=gamma)
+    check_numbers(0, tol=tol)
     blocks = build_blocks(tensor.shape, "snn", weights, svt)
     given = _Given(broadcast("gamma", gamma, (len(blocks),), tensor.dtype), None)
     static = _Static(_fixed, "always", max_iter, history, dtype)
@@ -156,9 +157,8 @@ def falrtc(
         True
     """
     tensor, mask, dtype = validation.observations(tensor, mask, validate)
-    for name, value in {"mu": mu, "mu_start": mu_start, "decay": decay}.items():
-        check_number(name, value)
-    check_number("tol", tol, strict=False)
+    check_numbers(0, ends="()", mu=mu, mu_start=mu_start, decay=decay)
+    check_numbers(0, tol=tol)
     blocks = build_blocks(tensor.shape, "snn", weights, svt)
     final, first = (
         broadcast(name, value, (len(blocks),), tensor.dtype) for name, value in (("mu", mu), ("mu_start", mu_start))

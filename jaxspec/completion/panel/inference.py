@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxspec.checks import check_choice, check_integers, check_numbers
 from jaxspec.completion.panel import inputs
 from jaxspec.completion.panel.result import PanelEffects, PanelFit
 from jaxspec.completion.panel.student import outside, two_sided_quantile
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.orthonormal import orthonormal_basis
 from jaxspec.linalg.scaling import power_of_two_scale
@@ -57,10 +57,8 @@ def unit_tests(
     Reference:
         Benjamini, Hochberg, JRSS B 57 (1995); Benjamini, Yekutieli, Ann. Statist. 29 (2001); Sidak, JASA 62 (1967).
     """
-    if method not in ("bh", "by"):
-        raise ValueError(f"method must be 'bh' or 'by', got {method!r}")
-    if is_concrete(level) and not 0 < float(level) < 1:
-        raise ValueError(f"level must be in (0, 1), got {level}")
+    check_choice("method", method, ("bh", "by"))
+    check_numbers(0, 1, ends="()", level=level)
     dtype = effects.tau.dtype
     return _tests(effects.tau, effects.se, effects.df, jnp.asarray(null, dtype), jnp.asarray(level, dtype), method)
 
@@ -141,11 +139,9 @@ def permutation_intervals(
     """
     data = inputs.panel(Y, D, observed)
     if fit.A0.shape != data.Y.shape:
-        raise ValueError(f"Y must have the shape {fit.A0.shape} of the fit, got {data.Y.shape}")
-    if is_concrete(level) and not 0 < float(level) < 1:
-        raise ValueError(f"level must be in (0, 1), got {level}")
-    if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 3:
-        raise ValueError(f"candidates must be an integer >= 3, got {candidates!r}")
+        raise ValueError(f"Y has shape {data.Y.shape}; expected that of the fit, {fit.A0.shape}")
+    check_numbers(0, 1, ends="()", level=level)
+    check_integers(3, candidates=candidates)
     dtype = data.Y.dtype
     return _permuted(fit, data, jnp.asarray(level, dtype), jnp.asarray(width, dtype), candidates)
 
