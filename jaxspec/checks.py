@@ -5,6 +5,7 @@ import sys
 import warnings
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +104,33 @@ def check_integers(low: int, /, **values: Any) -> None:
             raise TypeError(f"{name} is {value!r}; expected an integer, which is static")
         if value < low:
             raise ValueError(f"{name} is {value}; expected an integer >= {low}")
+
+
+def finite(name: str, value: Any) -> Any:
+    """The array, known to be finite.
+
+    Args:
+        name: of the argument, for the message.
+        value: the array.
+
+    Returns:
+        The array; under a trace it carries an `equinox.error_if`.
+
+    Raises:
+        ValueError: a number that is not finite.
+
+    Example:
+        >>> finite("W", jnp.array([1.0, jnp.nan]))
+        Traceback (most recent call last):
+        ValueError: W holds entries that are not finite; expected finite ones
+    """
+    bad = ~jnp.all(jnp.isfinite(value))
+    message = f"{name} holds entries that are not finite; expected finite ones"
+    if not is_concrete(bad):
+        return eqx.error_if(value, bad, message)
+    if bad:
+        raise ValueError(message)
+    return value
 
 
 def check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None:

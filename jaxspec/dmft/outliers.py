@@ -179,7 +179,7 @@ def escape_time(solution: Any, layer: int = 0) -> Float[Array, ""]:
         2.0
     """
     if not 0 <= layer < len(solution.layers):
-        raise IndexError(f"layer is {layer}; the solution has {len(solution.layers)} matrices")
+        raise IndexError(f"layer is {layer}; expected one of the {len(solution.layers)} matrices of the solution")
     return _escape_time(solution.layers[layer])
 
 

@@ -66,7 +66,7 @@ def check_particles(position: PyTree, momentum: PyTree, weights: Array | None, *
         if shape[0] != count:
             raise ValueError(f"{name} has {shape[0]} particles and the first leaf {count}; expected the same number")
     if weights is not None and len(weights) != count:
-        raise ValueError(f"weights have length {len(weights)}; position has {count} particles")
+        raise ValueError(f"weights have length {len(weights)}; expected {count}, one per particle of position")
     if momentum is not None:
         described = [jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), t) for t in (position, momentum)]
         if described[0] != described[1]:

@@ -252,7 +252,7 @@ def check_eps(eps: ArrayLike) -> None:
         return
     values = np.asarray(eps)
     if not np.all((values > 0) & np.isfinite(values)):
-        raise ValueError(f"eps must be > 0; for the hard polar use jaxspec.linalg.polar (eps is {eps})")
+        raise ValueError(f"eps is {eps}; expected a number > 0: the hard polar is jaxspec.linalg.polar")
 
 
 @functools.partial(jax.jit, static_argnames="method")

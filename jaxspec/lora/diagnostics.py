@@ -3,12 +3,11 @@ r"""How much an adapter relies on directions, and which of several runs are wort
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxspec.checks import is_concrete
+from jaxspec.checks import finite
 from jaxspec.linalg import decompositions
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
@@ -126,11 +125,7 @@ def tradeoff(rows: Float[Array, "n m"], *, reference: tuple[float, ...] | None =
     if len(worst) != rows.shape[1]:
         raise ValueError(f"reference is {worst}; expected {rows.shape[1]} numbers, one per column")
     rows = rows.astype(compute_dtype(rows, "rows"))
-    finite = jnp.all(jnp.isfinite(rows))
-    if not is_concrete(finite):
-        rows = eqx.error_if(rows, ~finite, "rows has entries that are not finite")
-    elif not finite:
-        raise ValueError("rows has entries that are not finite")
+    rows = finite("rows", rows)
     sign = jnp.array([1.0, -1.0, 1.0], rows.dtype)[: rows.shape[1]]
     gains = rows * sign
     beaten = jnp.all(gains[None] >= gains[:, None], axis=2) & jnp.any(gains[None] > gains[:, None], axis=2)

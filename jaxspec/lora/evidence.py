@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxspec.chance import upper_p_value
+from jaxspec.checks import finite
 from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
 from jaxspec.lora.roles import DEFAULT_ROLES, Roles
 from jaxspec.lora.selection import stream_matrices
@@ -165,7 +166,7 @@ def _largest(weights):
     largest = jnp.stack([jnp.max(jnp.abs(w), initial=0) for w in weights.values()])
     bad = [path for path, finite in zip(weights, np.isfinite(largest), strict=True) if not finite]
     if bad:
-        raise ValueError(f"base weight {bad[0]} holds entries that are not finite")
+        raise ValueError(f"base weight {bad[0]} holds entries that are not finite; expected finite ones")
     largest = jnp.max(largest)
     return jnp.where(largest == 0, 1, largest)
 
@@ -185,8 +186,7 @@ def _variances(activations, probes):
     if h.ndim < 2 or h.shape[-1] != width or h.size < 2 * width:
         raise ValueError(f"activations has shape {h.shape}; expected (*batch, {width}), at least two states")
     h = h.reshape(-1, width)
-    if not bool(jnp.all(jnp.isfinite(h))):
-        raise ValueError("activations holds entries that are not finite")
+    h = finite("activations", h)
     h = h / power_of_two_scale(h)
     form, trace = _forms(h - jnp.mean(h, axis=0), probes, jnp.ones((), h.dtype), False)
     return form * width / jnp.where(trace == 0, 1, trace)

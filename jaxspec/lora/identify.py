@@ -192,9 +192,9 @@ def identify_factors(
     concrete = is_concrete(found["strengths"])
     overflow = ~jnp.all(jnp.isfinite(found["spectrum"]))
     if not concrete:
-        found = eqx.error_if(found, overflow, "adapter holds entries that are not finite")
+        found = eqx.error_if(found, overflow, "adapter holds entries that are not finite; expected finite ones")
     elif overflow:
-        raise ValueError("adapter overflows: b a has entries that are not finite")
+        raise ValueError("adapter overflows: b a has entries that are not finite; expected finite ones")
     evidence = pre_existence(
         found["directions"],
         base=base,

@@ -195,7 +195,7 @@ _DEFAULTS = {
 def _config(fields, path, modules):
     """`LoraConfig` and notes from the fields of an untrusted file, beside tensors of so many modules."""
     if not isinstance(fields, dict):
-        raise ValueError(f"{path} must hold a table of settings, got {type(fields).__name__}")
+        raise ValueError(f"{path} holds a {type(fields).__name__}; expected a table of settings")
     method = fields.get("peft_type")
     if method != "LORA":
         raise ValueError(f"{path} has peft_type {str(method)[:100]!r}; only 'LORA' is read")
@@ -237,14 +237,14 @@ def _config(fields, path, modules):
 def _number(fields, name, path, kinds):
     value = fields.get(name)
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise ValueError(f"{path} must have a number as {name}, got {str(value)[:100]!r}")
+        raise ValueError(f"{path} has {str(value)[:100]!r} as {name}; expected a number")
     return value
 
 
 def _patterns(fields, name, path, kinds):
     patterns = fields.get(name) or {}
     if not isinstance(patterns, dict):
-        raise ValueError(f"{path} must have a table as {name}, got {str(patterns)[:100]!r}")
+        raise ValueError(f"{path} has {str(patterns)[:100]!r} as {name}; expected a table")
     return {_tame(pattern, name, path): _number(patterns, pattern, path, kinds) for pattern in patterns}
 
 
@@ -308,5 +308,5 @@ def _array(tensor, module):
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"{tensor.name} has dtype {tensor.dtype}; expected floating point")
     if not np.isfinite(values).all():
-        raise ValueError(f"{module} has entries in {tensor.name} that are not finite")
+        raise ValueError(f"{module} has entries in {tensor.name} that are not finite; expected finite ones")
     return jnp.asarray(values.astype(dtypes.canonicalize_dtype(values.dtype), copy=False))

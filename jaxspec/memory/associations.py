@@ -8,13 +8,12 @@ Setting of arXiv 2605.10795.
 from functools import partial
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from jaxspec.checks import check_choice, check_integers, is_concrete
+from jaxspec.checks import check_choice, check_integers, finite
 from jaxspec.memory.checks import EMBEDDINGS, MODELS
 from jaxspec.memory.draws import Regenerated, row_keys, vector
 
@@ -322,25 +321,3 @@ def _converted(a, dtype):
 def _floating(value):
     dtype = jnp.result_type(value)
     return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
-
-
-def finite(name: str, value: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The array, known to be finite.
-
-    Args:
-        name: of the argument, for the message.
-        value: the array.
-
-    Returns:
-        The array; under a trace it carries an `equinox.error_if`.
-
-    Raises:
-        ValueError: a number that is not finite.
-    """
-    bad = ~jnp.all(jnp.isfinite(value))
-    message = f"{name} contains numbers that are not finite; expected finite ones"
-    if not is_concrete(bad):
-        return eqx.error_if(value, bad, message)
-    if bad:
-        raise ValueError(message)
-    return value

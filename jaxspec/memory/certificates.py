@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxspec.checks import check_numbers, is_concrete, warn_caller
-from jaxspec.memory.associations import Associations, finite, numbers, promoted
+from jaxspec.checks import check_numbers, finite, is_concrete, warn_caller
+from jaxspec.memory.associations import Associations, numbers, promoted
 from jaxspec.memory.pairs import Pairs
 
 # How the solvers of this package end, beside the statuses of `jaxspec.solvers`, which are below 5.

@@ -214,7 +214,7 @@ def matrix_function(
     if (mesh is None) != (axis is None):
         raise ValueError(f"mesh is {mesh} and axis is {axis!r}; expected both or neither")
     if axis is not None and axis not in mesh.axis_names:
-        raise ValueError(f"axis is {axis!r}; the mesh has {mesh.axis_names}")
+        raise ValueError(f"axis is {axis!r}; expected one of the mesh's, {mesh.axis_names}")
 
     def apply(stacks, *keys):
         x = stack(stacks)

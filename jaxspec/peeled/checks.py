@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxspec.checks import check_numbers, is_concrete
+from jaxspec.checks import check_numbers, finite, is_concrete
 from jaxspec.linalg.scaling import compute_dtype
 
 # Iterations without a fall of a gap that is near rounding, after which a run ends as stalled.
@@ -118,9 +118,7 @@ def checked_start(init: Any, shape: tuple[int, ...], dtype: Any, *, checked: boo
     if np.shape(logits) != shape:
         raise ValueError(f"init has shape {np.shape(logits)}; expected {shape}")
     logits = jnp.asarray(logits, dtype)
-    if checked and is_concrete(logits) and not bool(jnp.all(jnp.isfinite(logits))):
-        raise ValueError("init holds entries that are not finite")
-    return logits
+    return finite("init", logits) if checked and is_concrete(logits) else logits
 
 
 def default_grad_tol(tol: Any, dtype: Any) -> Float[Array, ""]:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxspec.chance import upper_p_value
-from jaxspec.checks import check_integers
+from jaxspec.checks import check_integers, finite
 from jaxspec.linalg import eigh, polar
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.peeled.checks import floating
@@ -214,9 +214,7 @@ def check_symmetric(name: str, G: Array) -> None:
         name: of the argument, for the message.
         G: (n, n).
     """
-    values = np.asarray(G, float)
-    if not np.all(np.isfinite(values)):
-        raise ValueError(f"{name} holds entries that are not finite")
+    values = np.asarray(finite(name, G), float)
     if np.abs(values - values.T).max() > 1e-4 * np.abs(values).max():
         raise ValueError(f"{name} is not symmetric; expected a Gram matrix")
 

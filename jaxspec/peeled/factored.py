@@ -116,7 +116,7 @@ def _checked_start(init, problem, dim):
     if is_concrete(init):
         values = [np.asarray(x) for x in factors]
         if not all(np.all(np.isfinite(x)) for x in values):
-            raise ValueError("init holds numbers that are not finite")
+            raise ValueError("init holds entries that are not finite; expected finite ones")
         if not any(np.any(x) for x in values):
             raise ValueError("init is 0; expected factors other than 0, which is a saddle")
     return factors

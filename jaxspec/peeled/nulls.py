@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxspec.chance import upper_p_value
-from jaxspec.checks import check_integers, warn_caller
+from jaxspec.checks import check_integers, finite, warn_caller
 from jaxspec.peeled.checks import floating
 from jaxspec.peeled.circular import all_orders, check_symmetric, rounding_slack
 
@@ -262,6 +262,4 @@ def _rows(name: str, W: Any) -> Float[Array, "V d"]:
     W = floating(name, W)
     if W.ndim != 2 or W.size == 0:
         raise ValueError(f"{name} has shape {W.shape}; expected rows, (V, d), not empty")
-    if not bool(jnp.all(jnp.isfinite(W))):
-        raise ValueError(f"{name} holds entries that are not finite")
-    return W
+    return finite(name, W)

@@ -288,7 +288,7 @@ print("finished")
         ({"num_sites": 53}, "num_sites is 53; matched moments"),
         ({"response": "exact"}, "response is 'exact'"),
         ({"y": jnp.ones(3)}, "kx has shape"),
-        ({"kx": jnp.array([[1.0, 0.5], [0.4, 1.0]])}, "kx is not symmetric"),
+        ({"kx": jnp.array([[1.0, 0.5], [0.4, 1.0]])}, "kx differs from its transpose"),
         ({"kx": jnp.array([[1.0, 2.0], [2.0, 1.0]])}, "kx has the eigenvalue -1"),
         ({"kx": jnp.array([[1.0, jnp.nan], [jnp.nan, 1.0]])}, "not finite"),
         ({"batch_mask": jnp.ones((5, 2))}, "batch_mask has shape"),

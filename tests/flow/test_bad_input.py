@@ -49,7 +49,7 @@ def start(position, **options):
         (flow(block_weights=0.0), ValueError, "block_weights must be > 0"),
         (flow(weights=jnp.array([0.5, 0.6])), ValueError, "sum 1.1"),
         (flow(weights=jnp.array([1.5, -0.5])), ValueError, "least -0.5"),
-        (lambda: WEIGHTED.init(X), ValueError, "weights have length 3; position has 4"),
+        (lambda: WEIGHTED.init(X), ValueError, "weights have length 3; expected 4"),
         (start({"a": X, "b": jnp.ones((4, 0, 3))}), ValueError, r"position\['b'\] has shape \(4, 0, 3\)"),
         (start(jnp.ones((0, 2, 3))), ValueError, "empty axis"),
         (start({"a": X, "b": X[0]}), ValueError, r"position\['b'\] has shape \(2, 3\)"),

@@ -173,7 +173,7 @@ def test_double_precision_is_kept_where_jax_has_it(tmp_path):
         ({"use_qalora": True}, "use_qalora"),
         ({"lora_bias": True}, "lora_bias"),
         ({"target_parameters": ["w"]}, "target_parameters"),
-        ({"r": "8"}, "number as r, got '8'"),
+        ({"r": "8"}, "'8' as r; expected a number"),
         ({"r": True}, "number as r"),
         ({"r": 0}, "rank is 0"),
         ({"r": 3}, "q_proj has rank 2; the configuration says 3"),

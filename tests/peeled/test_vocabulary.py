@@ -118,7 +118,7 @@ def test_words_of_several_tokens_are_averaged_on_demand(tmp_path):
     assert found.variants == ("byte-level, after a blank", "mean of tokens")
     with pytest.raises(KeyError, match="Moon"):
         token_rows(vocab, ["Mon", "Moon"])
-    with pytest.raises(ValueError, match=r"needs a tokenizer\.json"):
+    with pytest.raises(ValueError, match=r"expected a tokenizer\.json"):
         token_rows(vocab._replace(path=None), ["Moon"], multi_token="mean")
     with pytest.raises(ValueError, match="'error' or 'mean'"):
         token_rows(vocab, ["Mon"], multi_token="sum")
