@@ -22,6 +22,7 @@ from jaxspec.completion.groups import Groups, largest_lambda, weights_of
 from jaxspec.completion.result import CompletionResult, MatrixState
 from jaxspec.completion.table_problem import Run, TableProblem, accurate_engine, finished, scaled_problem
 from jaxspec.linalg import ordered, spectral_norm
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.solvers import ADMMState, Block, Displacement, Gap, consensus_admm
 from jaxspec.solvers.loop import CONVERGED, as_traced
 from jaxspec.solvers.penalties import limit_of
@@ -303,7 +304,7 @@ def path(
     def advance(before: tuple[MatrixState, Array], lam: Array) -> tuple[tuple[MatrixState, Array], CompletionResult]:
         state, size = before[0], jnp.sum(lam)
         # Duals have the norm lambda_g wherever they are active, and penalties follow them.
-        ratio = jnp.where(before[1] > 0, size / jnp.where(before[1] > 0, before[1], 1), 1)
+        ratio = safe_divide(size, before[1], 1)
         state = state._replace(duals=tuple(ratio * dual for dual in state.duals), rho=ratio * state.rho)
         result = _completed(problem, where, lam, state, method, static)
         return (result.state, size), result
@@ -377,6 +378,6 @@ def _initial(
 def _closed_form(problem: TableProblem, start: MatrixState, lam: Array) -> CompletionResult:
     """Without a group nothing couples the entries: ``M = W Y / (W + ridge)``, 0 where nothing is known."""
     curvature = problem.W + problem.ridge
-    M = jnp.where(curvature > 0, problem.W * problem.Y / jnp.where(curvature > 0, curvature, 1), 0)
+    M = safe_divide(problem.W * problem.Y, curvature)
     run = Run(M, (), jnp.zeros((), jnp.int32), jnp.asarray(CONVERGED, jnp.int32))
     return finished(problem, (), run, start._replace(M=M * problem.scale), lam)

@@ -21,6 +21,7 @@ from jaxspec.completion import validation
 from jaxspec.completion.group_layout import Groups, Layout, by_group, check_groups, checked_rows, layout, memberships
 from jaxspec.linalg import spectral_norm, top_svd
 from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.scaling import safe_divide
 
 # Name of the group of all rows that `make_groups` can add.
 EVERYONE = "all rows"
@@ -202,7 +203,7 @@ def largest_lambda(
     weights = weights_of(W, where, factors).astype(Y.dtype)
     count = memberships(where, (factors > 0).astype(Y.dtype))
     norms = by_group(W * Y / jnp.maximum(count, 1)[:, None], where, spectral_norm)
-    return jnp.max(jnp.where(weights > 0, norms / jnp.where(weights > 0, weights, 1), 0), initial=0)
+    return jnp.max(safe_divide(norms, weights), initial=0)
 
 
 def _check_rows(name: str, table: Array, groups: Groups | Layout) -> None:

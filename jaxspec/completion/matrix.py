@@ -21,6 +21,7 @@ from jaxspec.completion.result import CompletionResult, MatrixState
 from jaxspec.completion.table_problem import Run, TableProblem, accurate_engine, finished, scaled_problem
 from jaxspec.linalg import decompositions, spectral_map, spectral_norm
 from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.prox import svt
 from jaxspec.solvers import Block, accelerated_proximal_gradient
 from jaxspec.solvers.admm import certificate
@@ -300,5 +301,5 @@ def _refit(Y: Array, W: Array, U: Array, V: Array) -> Array:
     # The triangle of [A y] holds R and Q^T y: least squares without forming A^T A, whose condition number is squared.
     system = jnp.concatenate([design, root * problem.Y.reshape(-1, 1)], axis=1)
     triangle = decompositions.short_triangle(jnp.concatenate([system, jnp.zeros((k + 1, k + 1), Y.dtype)]))
-    inverse = spectral_map(triangle[:k, :k], lambda s: jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)).mT
+    inverse = spectral_map(triangle[:k, :k], lambda s: safe_divide(1, s)).mT
     return matmul(U * matmul(inverse, triangle[:k, k]), V.T) * problem.scale

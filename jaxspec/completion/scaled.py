@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxspec.checks import is_concrete
-from jaxspec.linalg.scaling import power_of_two_scale
+from jaxspec.linalg.scaling import power_of_two_scale, safe_divide
 from jaxspec.solvers import Block, DataTerm
 
 Number = float | int | Float[Array, ""]
@@ -134,6 +134,6 @@ def first_penalty(blocks: tuple[Block, ...], target: Array) -> Array:
         if block.gauge is None:
             raise ValueError(f"rho is None; expected a number: block {index} has no gauge to choose it from")
         gauge = block.gauge(block.data, block.gather(block.data, target))
-        inverses.append(jnp.where(gauge > 0, 1 / jnp.where(gauge > 0, gauge, 1), 0))
+        inverses.append(safe_divide(1, gauge))
     mean = jnp.mean(jnp.stack(inverses))
     return jnp.where(mean > 0, mean, 1)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxspec.completion import validation
 from jaxspec.completion.coordinates import SparseTable, entries, top_triplets
-from jaxspec.linalg.scaling import power_of_two_scale
+from jaxspec.linalg.scaling import power_of_two_scale, safe_divide
 from jaxspec.solvers import accelerated_proximal_gradient
 from jaxspec.solvers.loop import CONVERGED, EMPTY, STALLED, stalled_at_rounding
 from jaxspec.solvers.stopping import safe_ratio
@@ -193,7 +193,7 @@ class _Problem(eqx.Module):
         norm = top_triplets(
             self.table, -grad.moved, -self.ridge * x.left, x.right, x.basis, rank=1, sweeps=self.static.sweeps
         ).s[0]
-        theta = jnp.minimum(1, jnp.where(norm > 0, self.lam / jnp.where(norm > 0, norm, 1), 1))
+        theta = jnp.minimum(1, safe_divide(self.lam, norm, 1))
         V = theta * (-grad.moved - self.ridge * inside)
         curvature = weight + self.ridge
         z = (weight * target - V) / jnp.where(curvature > 0, curvature, 1)

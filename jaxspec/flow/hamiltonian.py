@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxspec.checks import check_integers, check_numbers
+from jaxspec.checks import check_choice, check_integers, check_numbers
 from jaxspec.flow.checks import check_objective, check_particles, check_positive_tree, check_weights
 from jaxspec.flow.kinetic import Kinetic, kinetic
 from jaxspec.flow.measure import Measure, divided, placement
@@ -73,8 +73,7 @@ def hamiltonian_flow(
         )
     if method not in STEPS:
         raise ValueError(f"method is {method!r}; expected one of {tuple(STEPS)}")
-    if polar_engine not in POLAR_ENGINES:
-        raise ValueError(f"polar_engine is {polar_engine!r}; expected one of {POLAR_ENGINES}")
+    check_choice("polar_engine", polar_engine, POLAR_ENGINES)
     check_integers(1, chunk_size=chunk_size)
     check_positive_tree("eps", eps, "eps must be > 0; for the hard polar use jaxspec.linalg.polar")
     check_numbers(0, gamma=gamma)

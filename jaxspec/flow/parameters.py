@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxspec.checks import check_numbers, is_concrete
+from jaxspec.checks import check_choice, check_numbers, is_concrete
 from jaxspec.flow.kinetic import kinetic
 
 _FORMS = ("ema", "heavy_ball")
@@ -64,7 +64,7 @@ def flow_to_muon(h: ArrayLike, gamma: ArrayLike, eps: ArrayLike, form: str = "em
         >>> [round(float(p), 4) for p in flow_to_muon(0.1, 2.0, 0.5)]
         [0.1, 0.8187, 1.0]
     """
-    _check_form(form)
+    check_choice("form", form, _FORMS)
     check_numbers(0, ends="()", h=h)
     check_numbers(0, ends="()" if form == "ema" else "[)", gamma=gamma)
     check_numbers(0, ends="()", eps=eps)
@@ -91,7 +91,7 @@ def muon_to_flow(lr: ArrayLike, beta: ArrayLike, eps: ArrayLike, form: str = "em
         >>> [round(float(p), 4) for p in muon_to_flow(0.1, 0.8187308, 1.0)]
         [0.1, 2.0, 0.5]
     """
-    _check_form(form)
+    check_choice("form", form, _FORMS)
     check_numbers(0, ends="()", lr=lr)
     check_numbers(0, ends="()", eps=eps)
     if is_concrete(beta) and not 0 < float(beta) < 1:
@@ -124,8 +124,3 @@ def half_step_readout(x: PyTree, ema_momentum: PyTree, h: ArrayLike, eps_ema: Ar
     stacked = jax.tree.map(lambda m: m[None], ema_momentum)
     velocity = kinetic(stacked, eps_ema, 1.0, "auto").velocity
     return jax.tree.map(lambda x, v: x + h / 2 * v[0], x, velocity)
-
-
-def _check_form(form):
-    if form not in _FORMS:
-        raise ValueError(f"form is {form!r}; expected one of {_FORMS}")

@@ -25,7 +25,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxspec.checks import check_numbers, is_concrete
+from jaxspec.checks import check_choice, check_numbers, is_concrete
 from jaxspec.linalg import decompositions
 from jaxspec.linalg.gram_root import gram_root, gram_tangent, lyapunov, solve
 from jaxspec.linalg.normalisation import matmul, wide
@@ -234,8 +234,7 @@ def _prepare(p, eps, engine, max_cond, precision, name="p"):
     if jnp.ndim(p) < 2:
         raise ValueError(f"{name} has shape {jnp.shape(p)}; expected matrices, (*batch, m, n)")
     check_eps(eps)
-    if engine not in POLAR_ENGINES:
-        raise ValueError(f"engine is {engine!r}; expected one of {POLAR_ENGINES}")
+    check_choice("engine", engine, POLAR_ENGINES)
     if engine == "closed" and min(p.shape[-2:]) > 2:
         raise ValueError(f"engine is 'closed' and {name} has shape {p.shape}; expected at most two rows or columns")
     check_numbers(1, max_cond=max_cond)

@@ -15,7 +15,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Inexact
 
-from jaxspec.checks import check_numbers
+from jaxspec.checks import check_choice, check_numbers
 from jaxspec.linalg.dispatch import ENGINES, Plan, Request, plan
 from jaxspec.linalg.newton_schulz import iterate, iterate_gram
 from jaxspec.linalg.normalisation import SCALES, Scaled, normalise, restore
@@ -213,8 +213,7 @@ def _working_dtype(x, dtype):
 
 
 def _check(c, eps, engine, tol, lower, scale):
-    if engine not in ENGINES:
-        raise ValueError(f"engine is {engine!r}; expected one of {ENGINES}")
+    check_choice("engine", engine, ENGINES)
     if _is_number(c):
         check_numbers(c=c)
     if _is_number(eps):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from jaxspec.checks import finite
 from jaxspec.linalg import decompositions
 from jaxspec.linalg.normalisation import matmul
-from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
+from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale, safe_divide
 from jaxspec.lora.adapters import Scale, checked_factors, scale_of
 from jaxspec.lora.baselines import Directions, check_side, prepared
 from jaxspec.lora.roles import DEFAULT_ROLES, Roles, resolve_roles
@@ -160,14 +160,14 @@ def _reliance(b, a, basis, role, scale, weight):
         along.append(_norm(_matmul(b, _matmul(a, basis))))
     part = jnp.sqrt(sum(x**2 for x in along))
     change = part * sizes * jnp.abs(scale).astype(part.dtype)
-    share = jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
+    share = safe_divide(part, whole)
     if weight is None:
         return Reliance(share, change, None, None)
     w = weight.astype(part.dtype)
     sides = [_matmul(basis.T, w)] if role in ("writes", "both") else []
     sides += [_matmul(w, basis)] if role in ("reads", "both") else []
     pretrained = jnp.sqrt(sum(_norm(x) ** 2 for x in sides))
-    error = jnp.where(pretrained > 0, change / jnp.where(pretrained > 0, pretrained, 1), jnp.inf)
+    error = safe_divide(change, pretrained, jnp.inf)
     return Reliance(share, change, pretrained, jnp.where(change > 0, error, 0))
 
 

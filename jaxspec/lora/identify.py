@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxspec.checks import is_concrete
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.lora.adapters import Adapter, Scale
 from jaxspec.lora.evidence import Evidence, pre_existence
 from jaxspec.lora.references import against_references
@@ -241,7 +242,7 @@ def _analysed(stacks, controls, weights, numbers, keys, options) -> dict[str, An
         "strengths": found.strengths,
         "spectrum": found.spectrum,
         "share": jnp.square(found.strengths / jnp.where(found.total > 0, found.total, 1)),
-        "gap": jnp.where(present, jnp.where(following > 0, top / jnp.where(following > 0, following, 1), jnp.inf), 1),
+        "gap": jnp.where(present, safe_divide(top, following, jnp.inf), 1),
         "alignment": aligned.alignment,
         "pvalues": aligned.p_value,
         "n_factors": jnp.sum(jnp.cumprod(passed)),

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxspec.checks import check_numbers, finite, is_concrete, warn_caller
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.memory.associations import Associations, numbers, promoted
 from jaxspec.memory.pairs import Pairs
 
@@ -167,9 +168,9 @@ def gap_bounds(pairs: Pairs, W: Float[Array, "d d"], multipliers: Float[Array, "
     d = W.shape[0]
     least = jnp.min(jnp.where(pairs.mask, pairs.gaps(W), jnp.inf))
     size, total = jnp.linalg.norm(W), jnp.sum(multipliers)
-    lower = jnp.where(size > 0, d * least / jnp.where(size > 0, size, 1), 0)
+    lower = safe_divide(d * least, size)
     pulled = jnp.linalg.norm(pairs.adjoint(multipliers))
-    return lower, jnp.where(total > 0, d * pulled / jnp.where(total > 0, total, 1), jnp.inf)
+    return lower, safe_divide(d * pulled, total, jnp.inf)
 
 
 def proven_bounds(pairs: Pairs, W: Float[Array, "d d"], multipliers: Float[Array, "p k"]) -> tuple[Array, Array]:

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxspec.checks import check_integers
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.memory.associations import Associations
 from jaxspec.memory.certificates import checked_problem, in_units, proven_bounds
 from jaxspec.memory.pairs import all_pairs
@@ -87,7 +88,7 @@ def _trained(a, n, learning_rate, steps):
     start = jnp.zeros((d, d), a.x.dtype)
     (W, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=steps)
     size = jnp.linalg.norm(W)
-    normal = W * jnp.where(size > 0, d / jnp.where(size > 0, size, 1), 0)
+    normal = W * safe_divide(d, size)
     recalled = jnp.all((pairs.gaps(W) > 0) | ~pairs.mask, axis=1) & (jnp.arange(p) < n)
     margin = units.x * units.y * proven_bounds(pairs, normal, jnp.zeros_like(pairs.mask, W.dtype))[0]
     sound = [jnp.where(units.sound, value, bad) for value, bad in ((loss(W), jnp.inf), (margin, -jnp.inf))]

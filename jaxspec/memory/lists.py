@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxspec.checks import check_integers
 from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.memory.associations import Associations, num_competitors, numbers
 from jaxspec.memory.certificates import gap_bounds, proven_bounds, widened
 from jaxspec.memory.hinges import normalised
@@ -103,7 +104,7 @@ def solved(
     def looked_at(W, kept=None):
         gaps, following = smallest_gaps(a, n, W, top, block, kept)
         size = jnp.linalg.norm(W)
-        return jnp.where(size > 0, d * jnp.min(gaps) / jnp.where(size > 0, size, 1), 0), following
+        return safe_divide(d * jnp.min(gaps), size), following
 
     def step(state):
         pairs = listed_pairs(a, n, state.following)
@@ -164,7 +165,7 @@ def reported(
 
     def again():
         least = jnp.min(smallest_gaps(a._replace(**stored), n, memory, 1, limits.block)[0])
-        return jnp.where(size > 0, len(W) * least / jnp.where(size > 0, size, 1), 0)
+        return safe_divide(len(W) * least, size)
 
     lower = jax.lax.cond(jnp.isfinite(found.lower), again, lambda: jnp.full((), -jnp.inf, wide))
     return W, multipliers, *widened(exact, lower, upper, W.dtype)

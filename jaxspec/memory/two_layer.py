@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxspec.checks import check_integers
 from jaxspec.linalg import singular_values, top_svd
 from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.memory.associations import Associations
 from jaxspec.memory.certificates import FEASIBLE, SOLVED, STATIONARY, checked_problem, in_units, proven_bounds
 from jaxspec.memory.hinges import hinges, normalised
@@ -205,7 +206,7 @@ def _factors(W, rank):
     """Balanced factors of the best approximation, of norm ``||W||_F = d``."""
     found = top_svd(W, rank)
     size = jnp.sqrt(jnp.sum(found.s**2))
-    root = jnp.sqrt(found.s * jnp.where(size > 0, W.shape[0] / jnp.where(size > 0, size, 1), 1))
+    root = jnp.sqrt(found.s * safe_divide(W.shape[0], size, 1))
     return root[:, None] * found.vt, found.u * root
 
 
@@ -275,7 +276,7 @@ def _reported(x, multipliers, pairs, iterations):
     G = pairs.adjoint(multipliers)
     lower, upper = proven_bounds(pairs, W, multipliers)
     size = jnp.linalg.norm(G)
-    share = jnp.where(size > 0, _top_norm(G, len(x[0])) / jnp.where(size > 0, size, 1), 1)
+    share = safe_divide(_top_norm(G, len(x[0])), size, 1)
     root = jnp.sqrt(jnp.linalg.norm(W) / jnp.maximum(jnp.linalg.norm(_product(x)), jnp.finfo(W.dtype).tiny))
     never = jnp.zeros((), bool)
     count = jnp.asarray(iterations, jnp.int32)

@@ -14,9 +14,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key
 
-from jaxspec.checks import check_integers, check_numbers, is_concrete
+from jaxspec.checks import check_choice, check_integers, check_numbers, is_concrete
 from jaxspec.linalg import spectral_norm
 from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.peeled.certificate import LEAST_WEIGHT, loss_of, per_vector_gap
 from jaxspec.peeled.checks import PATIENCE, default_gap, default_grad_tol
 from jaxspec.peeled.loss import ScaledLoss
@@ -91,8 +92,7 @@ def solve_factored(
         >>> (solution.W @ solution.H).round(2)[0]
         Array([ 1. , -0.5, -0.5], dtype=float32)
     """
-    if method not in _METHODS:
-        raise ValueError(f"method is {method!r}; expected one of {_METHODS}")
+    check_choice("method", method, _METHODS)
     check_integers(1, dim=dim)
     check_numbers(0, learning_rate=learning_rate, momentum=momentum)
     check_numbers(0, ends="()", init_scale=init_scale)  # 0 is a saddle
@@ -187,7 +187,7 @@ def tangent(x: Array, gradient: Array, radius: Array, axis: int | None) -> tuple
 def _simplex(pulls: Array) -> Array:
     """Multipliers as weights: clipped from below, sum 1; equal where all of them vanish."""
     largest = jnp.max(pulls)
-    shares = jnp.where(largest > 0, pulls / jnp.where(largest > 0, largest, 1), 1)
+    shares = safe_divide(pulls, largest, 1)
     clipped = jnp.maximum(shares / jnp.sum(jnp.maximum(shares, 0)), LEAST_WEIGHT)
     return clipped / jnp.sum(clipped)
 
@@ -332,6 +332,6 @@ def _finished(
     value, gap, grad_norm = program.certified(factors)
     certified, stationary = gap <= tolerances[0], grad_norm <= tolerances[1]
     scale = program.loss.scale
-    H = jnp.where(scale > 0, factors.H / jnp.where(scale > 0, scale, 1), 0)
+    H = safe_divide(factors.H, scale)
     converged = certified | stationary
     return FactoredSolution(factors.W, H, value, gap, grad_norm, iterations, converged, certified, stationary)

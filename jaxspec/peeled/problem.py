@@ -19,7 +19,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxspec.checks import check_numbers, is_concrete
+from jaxspec.checks import check_choice, check_numbers, is_concrete
 from jaxspec.peeled.checks import check_distributions, floating, masses_or_uniform
 
 _NORMS = ("frobenius", "per_vector")
@@ -87,8 +87,7 @@ class LayerPeeledProblem(eqx.Module):
             ValueError: for an argument out of range, naming it (and the column of a bad target).
             TypeError: complex targets.
         """
-        if norm not in _NORMS:
-            raise ValueError(f"norm is {norm!r}; expected one of {_NORMS}")
+        check_choice("norm", norm, _NORMS)
         self.targets = floating("targets", targets)
         dtype = self.targets.dtype
         if checked:

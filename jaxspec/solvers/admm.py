@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from jaxspec.checks import check_numbers
 from jaxspec.linalg import ordered
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.solvers.loop import (
     CONVERGED,
     DIVERGED,
@@ -230,7 +231,7 @@ def _step(problem: _Problem, state: ADMMState) -> ADMMState:
         d = d + rho[i] * block.count.astype(x.dtype)
         y.append(y_i)
         values.append(value)
-    v = jnp.where(d > 0, v / jnp.where(d > 0, d, 1), x)
+    v = safe_divide(v, d, x)
     x_new = data_term.prox(data_term.data, v, jnp.broadcast_to(d, x.shape), x)
     ax = tuple(block.gather(block.data, x_new) for block in blocks)
     duals = tuple(

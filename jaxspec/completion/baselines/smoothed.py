@@ -23,6 +23,7 @@ from jaxspec.completion.baselines.observed import Number, Observed, broadcast, c
 from jaxspec.completion.result import TensorCompletion
 from jaxspec.completion.tensor import build_blocks
 from jaxspec.linalg import ordered
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.solvers import ADMMInfo, Block, accelerated_proximal_gradient
 from jaxspec.solvers.loop import CONVERGED, DIVERGED, RUNNING, History, check_loop_arguments, iterate
 from jaxspec.solvers.penalties import block_norms, sum_of_squares
@@ -268,7 +269,7 @@ def _growing(given: _Given, data: Observed, blocks: Blocks) -> tuple[Array, Arra
         matrices = ordered(block.gather(block.data, data.start), gauges[-1] if gauges else None)
         gauges.append(block.gauge(block.data, matrices))
     mu = 0.3 * jnp.stack(gauges)
-    return jnp.where(mu > 0, 1 / jnp.where(mu > 0, mu, 1), last), last
+    return safe_divide(1, mu, last), last
 
 
 def _envelope(data: Observed, blocks: Blocks, gamma: Array, x: Array) -> _Envelope:

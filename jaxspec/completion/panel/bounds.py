@@ -24,7 +24,7 @@ from jaxspec.completion.panel.result import PanelFit
 from jaxspec.completion.panel.row_errors import one_step_row_errors, refined_row_errors
 from jaxspec.linalg import decompositions, ordered, spectral_norm
 from jaxspec.linalg.normalisation import matmul
-from jaxspec.linalg.scaling import power_of_two_scale
+from jaxspec.linalg.scaling import power_of_two_scale, safe_divide
 
 
 class RowwiseBound(NamedTuple):
@@ -91,7 +91,7 @@ def _bound(A: Array, E: Array, rank: int) -> RowwiseBound:
     share = jnp.linalg.norm(U, axis=1)
     next_value = jnp.append(found, 0)[rank]
     last = found[rank - 1] if rank else jnp.zeros((), A.dtype)
-    angle = jnp.minimum(1, jnp.where(last > 0, norms[0] / jnp.where(last > 0, last, 1), 1)) if rank else 0
+    angle = jnp.minimum(1, safe_divide(norms[0], last, 1)) if rank else 0
     gap = (values[rank - 1] if rank else jnp.inf) - norms[2]
     wedin = norms[2] * (1 + 2 * values[0] / jnp.where(gap > 0, gap, 1))
     return RowwiseBound(

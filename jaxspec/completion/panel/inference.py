@@ -13,7 +13,7 @@ from jaxspec.completion.panel.result import PanelEffects, PanelFit
 from jaxspec.completion.panel.student import outside, two_sided_quantile
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.orthonormal import orthonormal_basis
-from jaxspec.linalg.scaling import power_of_two_scale
+from jaxspec.linalg.scaling import power_of_two_scale, safe_divide
 
 
 class UnitTests(NamedTuple):
@@ -68,7 +68,7 @@ def _tests(tau: Array, se: Array, df: Array, null: Array, level: Array, method: 
     known = jnp.isfinite(tau) & jnp.isfinite(se) & (df >= 1)
     distance = jnp.abs(tau - null)
     # Without noise any distance is certain.
-    t = jnp.where(se > 0, distance / jnp.where(se > 0, se, 1), jnp.where(distance > 0, jnp.inf, 0))
+    t = safe_divide(distance, se, jnp.where(distance > 0, jnp.inf, 0))
     t = jnp.where(jnp.isfinite(t), t, jnp.sqrt(jnp.finfo(t.dtype).max) / 8)
     p = jnp.where(known, outside(t, jnp.where(known, df, 1)), jnp.nan)
     count = jnp.sum(known)
