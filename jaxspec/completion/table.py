@@ -58,7 +58,7 @@ def fit_table(
     choose: bool = True,
     everyone: float | None = None,
     min_size: int = 2,
-    standardize: bool = True,
+    standardise: bool = True,
     splits: int = 3,
     tol: float = 1e-4,
     max_iter: int = 2000,
@@ -76,7 +76,7 @@ def fit_table(
         everyone: factor of a group of all rows, where nothing is chosen; None: such a group of factor 1 only if some
             row has no label at all.
         min_size: smaller groups are left out.
-        standardize: whether to subtract each column's mean and divide by its standard deviation (observed entries)
+        standardise: whether to subtract each column's mean and divide by its standard deviation (observed entries)
             first. The penalty shrinks towards 0, which without it is a strong statement. A row without an observed
             entry gets the means of the columns (0 without this), and a warning.
         splits: number of random hold-outs.
@@ -103,14 +103,14 @@ def fit_table(
     pd = require("pandas", "fit_table", "tables")
     _check_columns(frame, columns, groups)
     values = frame[list(columns)].to_numpy(dtype=float, na_value=np.nan)
-    location, spread = _scales(values, standardize)
+    location, spread = _scales(values, standardise)
     Y, W = jnp.asarray((values - location) / spread), np.isfinite(values)
     labels = frame[list(groups)]
     if everyone is None and not (choose and lam is None) and bool(labels.isna().all(axis=1).any()):
         everyone = 1.0
     of_rows = make_groups(labels, len(frame), min_size=min_size, everyone=everyone)
     key = jax.random.key(0) if key is None else key
-    _warn_of_empty(W, columns, standardize)
+    _warn_of_empty(W, columns, standardise)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* without an observed entry")
         of_rows, lam, error = _chosen(Y, W, of_rows, lam, key, choose=choose, splits=splits)
@@ -143,20 +143,20 @@ def _check_columns(frame: Any, columns: Sequence[Any], groups: Sequence[Any]) ->
             raise ValueError(f"column {name!r} has an infinite value; expected finite or missing ones")
 
 
-def _warn_of_empty(W: np.ndarray, columns: Sequence[Any], standardize: bool) -> None:
+def _warn_of_empty(W: np.ndarray, columns: Sequence[Any], standardise: bool) -> None:
     rows, empty = np.flatnonzero(~W.any(axis=1)), np.flatnonzero(~W.any(axis=0))
     if rows.size:
-        filled = "the means of the columns" if standardize else "zeros"
+        filled = "the means of the columns" if standardise else "zeros"
         warn_caller(f"frame has rows without an observed entry, at {rows.tolist()}: they are completed by {filled}")
     if empty.size:
         names = [columns[j] for j in empty]
         warn_caller(f"frame has columns without an observed entry, {names}: they are completed by zeros")
 
 
-def _scales(values: np.ndarray, standardize: bool) -> tuple[np.ndarray, np.ndarray]:
+def _scales(values: np.ndarray, standardise: bool) -> tuple[np.ndarray, np.ndarray]:
     seen = np.isfinite(values)
     count = np.maximum(seen.sum(axis=0), 1)
-    if not standardize:
+    if not standardise:
         return np.zeros(values.shape[1]), np.ones(values.shape[1])
     mean = np.where(seen, values, 0).sum(axis=0) / count
     spread = np.sqrt((np.where(seen, values - mean, 0) ** 2).sum(axis=0) / count)

@@ -206,7 +206,7 @@ def weight_roles(
 
 
 def fold_norm(
-    directions: ArrayLike, gain: Float[Array, " width"] | None = None, *, centered: bool = False
+    directions: ArrayLike, gain: Float[Array, " width"] | None = None, *, centred: bool = False
 ) -> Float[Array, "d k"]:
     r"""Directions as a reader behind a normalisation sees them.
 
@@ -217,7 +217,7 @@ def fold_norm(
     Args:
         directions: columns (d, k), or one (d,).
         gain: of the normalisation (where a model stores ``gain - 1``, as gemma does, add the 1); None: all ones.
-        centered: whether it subtracts the mean: LayerNorm.
+        centred: whether it subtracts the mean: LayerNorm.
 
     Returns:
         Orthonormal columns. What the normalisation removes altogether is dropped, with a warning.
@@ -232,7 +232,7 @@ def fold_norm(
                [0.7071]], dtype=float32)
     """
     u = orthonormal_directions(directions)
-    if centered:
+    if centred:
         u = u - jnp.mean(u, axis=0)
     if gain is not None:
         if gain.shape != u.shape[:1]:

@@ -62,7 +62,7 @@ def test_given_lambda_is_used_and_rows_without_labels_share_a_group_of_all_rows(
     data = frame().astype({"noise": float})
     alone = data.index[data["noise"] == 0][0]
     data.loc[alone, ["kind", "noise"]] = None
-    fit = fit_table(data, NAMES, ["kind", "noise"], lam=0.1, standardize=False)
+    fit = fit_table(data, NAMES, ["kind", "noise"], lam=0.1, standardise=False)
     assert fit.groups.names == ("kind=a", "kind=b", "noise=0", "noise=1", "all rows")
     assert fit.groups.factors == (1.0,) * 5
     assert np.isnan(fit.hold_out_error)
@@ -85,7 +85,7 @@ def test_a_group_left_out_has_no_rank_and_an_empty_row_gets_the_means():
     assert fit.report["rank"].isna().tolist() == out.tolist()
     assert (fit.report.loc[~out, "rank"] > 0).all()
     with pytest.warns(UserWarning, match="they are completed by zeros"):
-        plain = fit_table(data, NAMES, ["kind"], lam=0.1, standardize=False)
+        plain = fit_table(data, NAMES, ["kind"], lam=0.1, standardise=False)
     assert (plain.table.loc["row3"] == 0).all()
 
 

@@ -172,16 +172,16 @@ def test_module_paths_and_layouts_by_name():
     assert kernel_layout("attn/query/kernel", (2, 3)) == "in_out"
 
 
-@pytest.mark.parametrize("centered", [False, True])
-def test_a_folded_norm_hides_the_directions_from_the_reader(centered):
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_folded_norm_hides_the_directions_from_the_reader(centred):
     rng = np.random.default_rng(1)
     u = np.linalg.qr(rng.standard_normal((10, 2)))[0]
     gain = rng.uniform(0.5, 2, 10)
-    basis = np.asarray(fold_norm(jnp.asarray(u, jnp.float32), jnp.asarray(gain, jnp.float32), centered=centered), float)
+    basis = np.asarray(fold_norm(jnp.asarray(u, jnp.float32), jnp.asarray(gain, jnp.float32), centred=centred), float)
     np.testing.assert_allclose(basis.T @ basis, np.eye(2), atol=1e-6)
     w = rng.standard_normal((4, 10)) @ (np.eye(10) - basis @ basis.T)
     h, moved = rng.standard_normal(10), u @ [3.0, -1.0]
-    mean = np.mean if centered else lambda x: 0.0
+    mean = np.mean if centred else lambda x: 0.0
     read = [w @ (gain * (x - mean(x))) for x in (h, h + moved)]
     np.testing.assert_allclose(read[0], read[1], atol=1e-5)
     assert abs(w @ moved).max() > 0.1  # blocking the directions themselves would not have done
@@ -190,9 +190,9 @@ def test_a_folded_norm_hides_the_directions_from_the_reader(centered):
 def test_what_the_normalisation_removes_is_dropped():
     u = jnp.stack([jnp.full(9, 1 / 3), jnp.eye(9)[0] - jnp.eye(9)[1]], axis=1)
     with pytest.warns(UserWarning, match="2 columns of rank 1"):
-        basis = fold_norm(u, centered=True)
+        basis = fold_norm(u, centred=True)
     np.testing.assert_allclose(np.abs(basis[:2, 0]), 2**-0.5, atol=1e-6)
-    traced = jax.jit(lambda u: fold_norm(u, centered=True))(u)
+    traced = jax.jit(lambda u: fold_norm(u, centred=True))(u)
     np.testing.assert_allclose(traced @ traced.T, basis @ basis.T, atol=1e-6)
     np.testing.assert_array_equal(fold_norm(basis), basis)
     with pytest.raises(ValueError, match=r"gain has shape \(3,\)"):
