@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxspec.checks import check_numbers, finite, is_concrete, warn_caller
-from jaxspec.linalg.scaling import safe_divide
+from jaxspec.linalg.scaling import power_of_two_scale, safe_divide
 from jaxspec.memory.associations import Associations, numbers, promoted
 from jaxspec.memory.pairs import Pairs
 
@@ -143,15 +143,11 @@ def in_units(a: Associations) -> tuple[Associations, Units]:
 
 
 def _unit(v):
-    first = _power_of_two(jnp.max(jnp.abs(v)))
+    first = power_of_two_scale(v, axis=None)
     v = v / first
-    second = _power_of_two(jnp.sqrt(2 * jnp.mean(jnp.sum(v * v, -1))))  # nearest on a logarithmic scale, not the next
+    norm = jnp.sqrt(2 * jnp.mean(jnp.sum(v * v, -1)))  # the power nearest on a logarithmic scale, not the next
+    second = power_of_two_scale(norm, axis=None)
     return v / second, first * second
-
-
-def _power_of_two(size):
-    """The largest one that is not above ``size``, 1 for 0."""
-    return jnp.where(size > 0, jnp.ldexp(jnp.ones_like(size), jnp.frexp(size)[1] - 1), 1)
 
 
 def gap_bounds(pairs: Pairs, W: Float[Array, "d d"], multipliers: Float[Array, "p k"]) -> tuple[Array, Array]:

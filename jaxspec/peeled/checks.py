@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxspec.checks import check_numbers, finite, is_concrete
 from jaxspec.linalg.scaling import compute_dtype
+from jaxspec.solvers.stopping import default_tol
 
 # Iterations without a fall of a gap that is near rounding, after which a run ends as stalled.
 PATIENCE = 100
@@ -128,7 +129,7 @@ def default_grad_tol(tol: Any, dtype: Any) -> Float[Array, ""]:
         tol: the norm; None: 1e-5 in float32, 1e-9 in float64.
         dtype: of the computation.
     """
-    return jnp.asarray((1e-5 if jnp.finfo(dtype).bits <= 32 else 1e-9) if tol is None else tol, dtype)
+    return default_tol(tol, dtype, 1e-5, 1e-9)
 
 
 def default_gap(tol: Any, dtype: Any) -> Float[Array, ""]:
@@ -139,4 +140,4 @@ def default_gap(tol: Any, dtype: Any) -> Float[Array, ""]:
         dtype: of the computation.
     """
     check_numbers(0, tol=tol)
-    return jnp.asarray((1e-6 if jnp.finfo(dtype).bits <= 32 else 1e-10) if tol is None else tol, dtype)
+    return default_tol(tol, dtype, 1e-6, 1e-10)
