@@ -1,5 +1,6 @@
 """Checks of arguments that several modules of this package share. What is traced is not checked."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -120,6 +121,16 @@ def checked_start(init: Any, shape: tuple[int, ...], dtype: Any, *, checked: boo
         raise ValueError(f"init has shape {np.shape(logits)}; expected {shape}")
     logits = jnp.asarray(logits, dtype)
     return finite("init", logits) if checked and is_concrete(logits) else logits
+
+
+def check_scale(init_scale: Any) -> None:
+    """Raises `ValueError` unless the scale of a random start is traced, or positive and finite.
+
+    Args:
+        init_scale: of the factors.
+    """
+    if is_concrete(init_scale) and not 0 < float(init_scale) < math.inf:
+        raise ValueError(f"init_scale is {init_scale}; expected a finite number > 0: 0 is a saddle")
 
 
 def default_grad_tol(tol: Any, dtype: Any) -> Float[Array, ""]:

@@ -19,7 +19,7 @@ from jaxspec.linalg import spectral_norm
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.scaling import safe_divide
 from jaxspec.peeled.certificate import LEAST_WEIGHT, loss_of, per_vector_gap
-from jaxspec.peeled.checks import PATIENCE, default_gap, default_grad_tol
+from jaxspec.peeled.checks import PATIENCE, check_scale, default_gap, default_grad_tol
 from jaxspec.peeled.loss import ScaledLoss
 from jaxspec.peeled.problem import FactoredSolution, LayerPeeledProblem
 from jaxspec.peeled.projection import project_to_ball, projected
@@ -95,8 +95,8 @@ def solve_factored(
     check_choice("method", method, _METHODS)
     check_integers(1, dim=dim)
     check_numbers(0, learning_rate=learning_rate, momentum=momentum)
-    check_numbers(0, ends="()", init_scale=init_scale)  # 0 is a saddle
     scale = (1.0 if method == "lbfgs" else 0.3) if init_scale is None else init_scale
+    check_scale(scale)
     dtype = problem.targets.dtype
     tolerances = default_gap(tol, dtype), default_grad_tol(grad_tol, dtype)
     scale = jnp.asarray(scale, dtype)

@@ -22,6 +22,7 @@ from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.subspace import operator_top_svd
 from jaxspec.peeled.checks import (
     check_distributions,
+    check_scale,
     default_gap,
     default_grad_tol,
     floating,
@@ -128,7 +129,7 @@ def solve_factored_tiled(
         Array([ 1. , -0.5, -0.5], dtype=float32)
     """
     check_integers(1, dim=dim, block=block, steps=steps, sweeps=sweeps)
-    check_numbers(0, ends="()", init_scale=init_scale)  # 0 is a saddle
+    check_scale(init_scale)
     budget_H = budget_W if budget_H is None else budget_H
     check_numbers(0, budget_W=budget_W, budget_H=budget_H, learning_rate=learning_rate, momentum=momentum)
     if mesh is None:

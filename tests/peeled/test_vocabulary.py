@@ -56,11 +56,11 @@ def test_rows_may_be_given_themselves():
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
-        (["a", "Monday", "Sunday"], KeyError, "these are not: Monday, Sunday"),
+        (["a", "Monday", "Sunday"], KeyError, "words has Monday, Sunday"),
         (["a", "a"], ValueError, "distinct"),
         ([], ValueError, "at least one"),
-        ([7], ValueError, "got 7"),
-        (["a", 0], ValueError, "rows of their own"),
+        ([7], ValueError, "words has 7"),
+        (["a", 0], ValueError, "expected one of its own"),
     ],
 )
 def test_words_without_a_row_are_named(words, error, message):
@@ -76,8 +76,8 @@ def test_words_without_a_row_are_named(words, error, message):
         ("[]", "model.vocab"),
         ('{"model": {"vocab": 3}}', "model.vocab"),
         ('{"model": {"vocab": [3]}}', "Unigram"),
-        ('{"model": {"vocab": {"a": "0"}}}', "rows of at least 0"),
-        ('{"model": {"vocab": {"a": -1}}}', "rows of at least 0"),
+        ('{"model": {"vocab": {"a": "0"}}}', "expected tokens with rows >= 0"),
+        ('{"model": {"vocab": {"a": -1}}}', "expected tokens with rows >= 0"),
         ('{"model": {"vocab": {}}}', "no token"),
         ('{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 1}]}', "added_tokens"),
     ],
