@@ -258,7 +258,7 @@ def test_no_blocks_and_integer_starts_are_refused(problem):
 def test_gap_needs_gauges(solve, problem):
     first, second = problem.blocks()
     bare = Block(second.gather, second.scatter, second.prox, second.value, None, second.count, second.data)
-    with pytest.raises(ValueError, match="block 1 has no gauge, so there is no certificate"):
+    with pytest.raises(ValueError, match="block 1 has no gauge; expected one in every block"):
         solve(blocks=[first, bare], stop=Gap(1e-6))
 
 
