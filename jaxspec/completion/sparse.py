@@ -106,6 +106,7 @@ def soft_impute_sparse(
 
     Example:
         >>> import numpy as np
+        >>> from jaxspec.completion import sparse_table
         >>> rows, columns = np.divmod(np.arange(20), 5)
         >>> table = sparse_table(rows, columns, (rows + 1.0) * (columns + 1.0), (4, 5))
         >>> int(soft_impute_sparse(table, 0.1, max_rank=2).rank)
