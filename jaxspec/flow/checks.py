@@ -12,20 +12,20 @@ from jaxspec.checks import is_concrete
 from jaxspec.linalg.scaling import compute_dtype
 
 
-def check_positive_tree(name: str, tree: Any, message: str) -> None:
-    """Raise `ValueError` with ``message`` unless every leaf is traced, or positive and finite.
+def check_positive_tree(name: str, tree: Any, hint: str = "") -> None:
+    """Raise `ValueError` unless every leaf is traced, or positive and finite.
 
     Args:
         name: of the argument.
         tree: pytree of numbers.
-        message: what is expected.
+        hint: what the message says after the expectation.
     """
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     if not leaves:
         raise ValueError(f"{name} has no leaves; expected a number or a pytree of numbers")
     for path, leaf in leaves:
         if is_concrete(leaf) and not (float(leaf) > 0 and math.isfinite(float(leaf))):
-            raise ValueError(f"{message} ({name}{jax.tree_util.keystr(path)} is {leaf})")
+            raise ValueError(f"{name}{jax.tree_util.keystr(path)} is {leaf}; expected a finite number > 0{hint}")
 
 
 def check_weights(weights: Array | None) -> None:

@@ -75,10 +75,10 @@ def hamiltonian_flow(
         raise ValueError(f"method is {method!r}; expected one of {tuple(STEPS)}")
     check_choice("polar_engine", polar_engine, POLAR_ENGINES)
     check_integers(1, chunk_size=chunk_size)
-    check_positive_tree("eps", eps, "eps must be > 0; for the hard polar use jaxspec.linalg.polar")
+    check_positive_tree("eps", eps, ": the hard polar is jaxspec.linalg.polar")
     check_numbers(0, gamma=gamma)
     block_weights = 1.0 if block_weights is None else block_weights
-    check_positive_tree("block_weights", block_weights, "block_weights must be > 0")
+    check_positive_tree("block_weights", block_weights)
     check_weights(weights)
     return Flow(
         objective,

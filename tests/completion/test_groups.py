@@ -25,7 +25,9 @@ def test_every_level_of_a_column_is_a_group_and_missing_labels_are_in_none():
 def test_a_series_of_labels_is_one_column():
     assert make_groups(FRAME["age"], 5) == make_groups(FRAME[["age"]], 5)
     assert make_groups(pd.Series(["x", "y", "x"]), 3).names == ("label=x", "label=y")
-    with pytest.raises(TypeError, match=r"got dtype <U1; labels belong into a pandas DataFrame or Series"):
+    with pytest.raises(
+        TypeError, match=r"has dtype <U1; expected indices of rows; labels belong into a pandas DataFrame or Series"
+    ):
         make_groups(np.array(["x", "y"]), 2)
 
 

@@ -39,14 +39,14 @@ def start(position, **options):
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (flow(eps=0.0), ValueError, r"eps must be > 0; for the hard polar use jaxspec.linalg.polar"),
+        (flow(eps=0.0), ValueError, "eps is 0.0; expected a finite number > 0: the hard polar is jaxspec.linalg.polar"),
         (flow(eps={"a": 0.1, "b": -1.0}), ValueError, r"eps\['b'\] is -1.0"),
         (flow(eps="relative"), ValueError, "not a gradient map"),
         (flow(gamma=-0.1), ValueError, "gamma is -0.1"),
         (flow(method="euler"), ValueError, "method is 'euler'"),
         (flow(polar_engine="cubic"), ValueError, "polar_engine is 'cubic'"),
         (flow(chunk_size=0), ValueError, "chunk_size is 0"),
-        (flow(block_weights=0.0), ValueError, "block_weights must be > 0"),
+        (flow(block_weights=0.0), ValueError, "block_weights is 0.0; expected a finite number > 0"),
         (flow(weights=jnp.array([0.5, 0.6])), ValueError, "sum 1.1"),
         (flow(weights=jnp.array([1.5, -0.5])), ValueError, "least -0.5"),
         (lambda: WEIGHTED.init(X), ValueError, "weights have length 3; expected 4"),

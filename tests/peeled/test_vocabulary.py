@@ -120,7 +120,7 @@ def test_words_of_several_tokens_are_averaged_on_demand(tmp_path):
         token_rows(vocab, ["Mon", "Moon"])
     with pytest.raises(ValueError, match=r"expected a tokenizer\.json"):
         token_rows(vocab._replace(path=None), ["Moon"], multi_token="mean")
-    with pytest.raises(ValueError, match="'error' or 'mean'"):
+    with pytest.raises(ValueError, match="multi_token is 'sum'; expected one of"):
         token_rows(vocab, ["Mon"], multi_token="sum")
 
 
