@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from jaxspec.processes import gathered
 
 
-def sweep(function: Callable[..., PyTree], *batches: PyTree) -> PyTree:
+def sweep(function: Callable[..., PyTree], *batches: PyTree, at_once: bool = True) -> PyTree:
     """``function`` mapped over the leading axis of every argument, as NumPy arrays.
 
     On a CPU one entry runs after the other, inside one compiled loop, so that an entry that converges early costs
@@ -21,10 +21,14 @@ def sweep(function: Callable[..., PyTree], *batches: PyTree) -> PyTree:
     Args:
         function: arrays -> pytree of arrays; must be traceable and hashable.
         *batches: pytrees of arrays with a common leading axis.
+        at_once: False: one entry after the other everywhere, for a function that fills the devices with one entry
+            (see `over_devices`).
 
     Returns:
         The results, stacked along the leading axis.
     """
+    if not at_once:
+        return gathered(_one_by_one(function)(on_all_devices(batches)))
     if jax.default_backend() == "cpu" and jax.process_count() == 1:
         return gathered(_one_by_one(function)(batches))
     return gathered(_at_once(function)(*divided(batches)))
@@ -52,5 +56,35 @@ def divided(batch: PyTree) -> PyTree:
     devices = jax.devices()
     if len(devices) == 1 or len(jax.tree.leaves(batch)[0]) % len(devices):
         return batch
-    mesh = jax.sharding.Mesh(np.asarray(devices), ("batch",))
-    return jax.device_put(batch, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))
+    return jax.device_put(batch, _over("batch"))
+
+
+def on_all_devices(tree: PyTree) -> PyTree:
+    """The same values on every device of every process, which all have them: parameters beside divided rows."""
+    if len(jax.devices()) == 1:
+        return tree
+    return jax.device_put(gathered(tree) if jax.process_count() > 1 else tree, _over())
+
+
+def over_devices(rows: Array) -> Array:
+    """Rows made inside a compiled program, divided over all devices where their number divides it.
+
+    What is computed from them is divided too, and sums over them, as the gradient of a mean, are reduced by the
+    compiler: data parallelism.
+
+    Args:
+        rows: array with a leading axis of rows.
+
+    Returns:
+        The same values.
+    """
+    devices = jax.devices()
+    if len(devices) == 1 or len(rows) % len(devices):
+        return rows
+    return jax.lax.with_sharding_constraint(rows, _over("batch"))
+
+
+def _over(*axes: str) -> jax.sharding.NamedSharding:
+    """The first axes over the devices, of which there is one line, ``"batch"``."""
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("batch",))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))

@@ -30,7 +30,7 @@ _DTYPES = {
     "BOOL": np.dtype(np.bool_),
     **{f"{kind.upper()}{bits}": np.dtype(f"{kind}{bits // 8}") for kind in "iu" for bits in (8, 16, 32, 64)},
 }
-_MOST_HEADER = 100_000_000  # bytes; the limit of the safetensors package itself
+_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors package itself
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MOST_AXES = 32  # of a tensor
 _MOST_JSON = 256_000_000  # bytes of an index or a tokenizer
@@ -73,12 +73,12 @@ class TensorInfo(NamedTuple):
     offset: int
 
 
-def list_tensors(path: Pathish, *, most_header: int = _MOST_HEADER) -> dict[str, TensorInfo]:
+def list_tensors(path: Pathish, *, max_header: int = _MAX_HEADER) -> dict[str, TensorInfo]:
     """What a checkpoint holds: a safetensors file, its sharded index, or a folder with either.
 
     Args:
         path: of the file, of ``*.safetensors.index.json``, or of the folder.
-        most_header: bytes of a header that are read at most.
+        max_header: bytes of a header that are read at most.
 
     Returns:
         Name to description, in the order of the headers. No data are read.
@@ -89,8 +89,8 @@ def list_tensors(path: Pathish, *, most_header: int = _MOST_HEADER) -> dict[str,
     """
     path = _resolve(Path(path))
     if path.suffix == ".json":
-        return _indexed(path, most_header)
-    return _header(path, most_header)
+        return _indexed(path, max_header)
+    return _header(path, max_header)
 
 
 def read_tensor_rows(path: Pathish, name: str, rows: Any = None) -> np.ndarray:
@@ -124,7 +124,7 @@ def read_tensor_rows(path: Pathish, name: str, rows: Any = None) -> np.ndarray:
     tensors = list_tensors(path)
     if name not in tensors:
         shown = ", ".join(sorted(tensors)[:20]) + (", ..." if len(tensors) > 20 else "")
-        raise KeyError(f"name must be a tensor of {path}, got {name!r}; it has {shown or 'none'}")
+        raise KeyError(f"name is {name!r}; expected a tensor of {path}, which has {shown or 'none'}")
     return rows_of(tensors[name], rows)
 
 
@@ -144,7 +144,7 @@ def rows_of(tensor: TensorInfo, rows: Any = None) -> np.ndarray:
         IndexError: as in `read_tensor_rows`.
     """
     if tensor.dtype not in _DTYPES:
-        raise ValueError(f"{tensor.name} has dtype {tensor.dtype}; {', '.join(_DTYPES)} can be read")
+        raise ValueError(f"{tensor.name} has dtype {tensor.dtype}; expected one of {', '.join(_DTYPES)}")
     if rows is not None:
         rows = _indices(rows, tensor)
     dtype = _DTYPES[tensor.dtype]
@@ -256,27 +256,27 @@ def _resolve(path: Path) -> Path:
             return path / singles[0]
         refused = [f"{name} ({_OTHERS[Path(name).suffix]})" for name in inside if Path(name).suffix in _OTHERS]
         found = ", ".join((singles or refused or inside)[:10]) or "nothing"
-        raise ValueError(f"{path} must hold {_SINGLE} or {_INDEX}, found {found}")
+        raise ValueError(f"{path} holds {found}; expected {_SINGLE} or {_INDEX}")
     if not path.exists():
         raise FileNotFoundError(f"no such checkpoint: {path}")
     if path.suffix in _OTHERS:
         raise ValueError(f"{path} is {_OTHERS[path.suffix]}; only safetensors are read: convert it first")
     if path.suffix != ".safetensors" and not path.name.endswith(".safetensors.index.json"):
-        raise ValueError(f"path must end in .safetensors or .safetensors.index.json, or be a folder, got {path}")
+        raise ValueError(f"path is {path}; expected .safetensors or .safetensors.index.json at its end, or a folder")
     return path
 
 
-def _indexed(path: Path, most_header: int) -> dict[str, TensorInfo]:
+def _indexed(path: Path, max_header: int) -> dict[str, TensorInfo]:
     index = read_json(path)
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
-        raise ValueError(f"{path} must hold a weight_map from tensors to files")
+        raise ValueError(f"{path} has no weight_map; expected one from tensors to files")
     for file in set(places.values()):
         if Path(file).name != file or not file.endswith(".safetensors"):
-            raise ValueError(f"{path} must name safetensors files beside it, got {file!r}")
+            raise ValueError(f"{path} names {file!r}; expected safetensors files beside it")
         if not (path.parent / file).is_file():
             raise FileNotFoundError(f"{path} names {file}, which is missing")
-    headers = {file: _header(path.parent / file, most_header) for file in sorted(set(places.values()))}
+    headers = {file: _header(path.parent / file, max_header) for file in sorted(set(places.values()))}
     lost = [name for name, file in places.items() if name not in headers[file]]
     if lost:
         raise ValueError(f"{path} places tensors in files that do not hold them: {', '.join(lost[:5])}")
@@ -319,7 +319,7 @@ def _described(name: str, entry: Any, path: Path, start: int, size: int) -> Tens
     fields = [entry.get(key) for key in ("dtype", "shape", "data_offsets")] if isinstance(entry, dict) else [None] * 3
     dtype, shape, offsets = fields
     if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2):
-        raise ValueError(f"{path} describes {name!r} without a shape and two offsets, got {str(entry)[:200]}")
+        raise ValueError(f"{path} describes {name!r} as {str(entry)[:200]}; expected a shape and two offsets")
     tensor = TensorInfo(name, path, str(dtype), tuple(shape), start + offsets[0])
     if tensor.dtype not in _DTYPES:
         return tensor  # does not stop anybody from reading the others; `rows_of` refuses it
@@ -343,10 +343,10 @@ def _indices(rows: Any, tensor: TensorInfo) -> np.ndarray:
     if rows.size == 0:
         rows = rows.astype(np.int64)
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
-        raise TypeError(f"rows must be a list of integers, got {rows.dtype} of shape {rows.shape}")
+        raise TypeError(f"rows is {rows.dtype} of shape {rows.shape}; expected a list of integers")
     if not tensor.shape:
         raise ValueError(f"{tensor.name} is a scalar and has no rows")
     outside = rows[(rows < 0) | (rows >= tensor.shape[0])]
     if outside.size:
-        raise IndexError(f"rows must be in [0, {tensor.shape[0]}) for {tensor.name}, got {outside[:5].tolist()}")
+        raise IndexError(f"rows has {outside[:5].tolist()}; expected 0 to {tensor.shape[0] - 1} for {tensor.name}")
     return rows

@@ -98,7 +98,7 @@ DOORS = {
     "solve_logits": lambda x: solve_logits(LayerPeeledProblem(softmax(x)), max_iter=50).logits,
     "circulant_defect": lambda x: circulant_defect(jnp.asarray(x[:, :6])),
     "identify_factors": lambda x: identify_factors(
-        {"mlp.down": {"a": jnp.asarray(x[:2]), "b": jnp.asarray(x[2:].T)}}, draws=19
+        {"mlp.down": {"a": jnp.asarray(x[:2]), "b": jnp.asarray(x[2:].T)}}, num_samples=19
     )[:3],
     **{name: lambda x, name=name: updated(name, x) for name in OPTIMISERS},
 }

@@ -42,6 +42,7 @@ PRODUCTS = {f"jax.numpy.{name}" for name in ("matmul", "dot", "einsum", "tensord
 HOST = "NumPy on the host"
 UNNAMED_PRECISION = {  # module, or module:function or module:class -> why
     "jaxspec.__main__": HOST,
+    "jaxspec.dmft.simulate:_LinearTask": "trains a finite network, at the user's precision",
     "jaxspec.dmft.simulate:_linear": "trains a finite network, at the user's precision",
     "jaxspec.dmft.simulate:_mlp": "trains a finite network, at the user's precision",
     "jaxspec.flow.moe:SmoothMoEBlock": "a network, at the user's precision",

@@ -26,7 +26,7 @@ jax.config.update("jax_enable_x64", True)
 import functools
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from experiments._sweep import sweep
+from experiments._sweep import over_devices, sweep
 from jaxspec.completion import complete_tensor, soft_impute
 from jaxspec.memory import capacity
 from jaxspec.optim import muon
@@ -72,6 +72,20 @@ def norm(x):
 
 
 swept = sweep(norm, rng.standard_normal((8, 3)))
+
+
+# one entry after the other, its rows divided
+@functools.partial(jax.jit)
+def trained(w, seed):
+    def loss(w, key):
+        rows = over_devices(jax.random.normal(key, (8, 3)))
+        return jnp.mean(jnp.tanh(rows @ w) ** 2)
+
+    step = lambda w, key: (w - 0.1 * jax.grad(loss)(w, key), None)
+    return jax.lax.scan(step, w, jax.random.split(jax.random.key(seed), 3))[0]
+
+
+parallel = sweep(trained, rng.standard_normal((2, 3)), np.arange(2), at_once=False)
 found = capacity(jax.random.key(0), 6, num_seeds=4)
 
 # tokens and contexts of a layer-peeled program
@@ -82,7 +96,7 @@ peeled = solve_factored_tiled(jax.random.key(0), targets, 2, mesh=plane, block=3
 
 results = {
     "w": stepped["w"], "table": table.M, "tensor": tensor.tensor, "swept": swept, "low": found.low,
-    "high": found.high, "W": peeled.W, "gap": peeled.gap,
+    "parallel": parallel, "high": found.high, "W": peeled.W, "gap": peeled.gap,
 }
 results = gathered(results)
 if index == 0:

@@ -95,14 +95,14 @@ def test_a_sharded_index_is_followed(tmp_path):
         (raw(b"\xff\xfe{}"), "JSON"),
         (raw(b"[" * 100_000), "JSON"),
         (raw([1, 2]), "no table of tensors"),
-        (raw({"x": 3}), "without a shape"),
-        (raw({"x": {"dtype": "F32"}}), "without a shape"),
-        (raw({"x": entry(shape=(-2, -2))}, bytes(16)), "without a shape"),
-        (raw({"x": entry(shape=(2.0, 2))}, bytes(16)), "without a shape"),
-        (raw({"x": entry(shape=(True, 4))}, bytes(16)), "without a shape"),
-        (raw({"x": entry(shape=(0, 2**62, 2**62), offsets=(0, 0))}), "without a shape"),
-        (raw({"x": entry(shape=(1,) * 40, offsets=(0, 4))}, bytes(16)), "without a shape"),
-        (raw({"x": entry(offsets=(0, 16, 32))}, bytes(16)), "without a shape"),
+        (raw({"x": 3}), "expected a shape"),
+        (raw({"x": {"dtype": "F32"}}), "expected a shape"),
+        (raw({"x": entry(shape=(-2, -2))}, bytes(16)), "expected a shape"),
+        (raw({"x": entry(shape=(2.0, 2))}, bytes(16)), "expected a shape"),
+        (raw({"x": entry(shape=(True, 4))}, bytes(16)), "expected a shape"),
+        (raw({"x": entry(shape=(0, 2**62, 2**62), offsets=(0, 0))}), "expected a shape"),
+        (raw({"x": entry(shape=(1,) * 40, offsets=(0, 4))}, bytes(16)), "expected a shape"),
+        (raw({"x": entry(offsets=(0, 16, 32))}, bytes(16)), "expected a shape"),
         (raw({"x": entry()}, bytes(15)), "truncated or corrupt"),
         (raw({"x": entry(offsets=(8, 16))}, bytes(16)), "truncated or corrupt"),
         (raw({"x": entry(offsets=(16, 0))}, bytes(16)), "truncated or corrupt"),
@@ -140,8 +140,8 @@ def test_an_unknown_dtype_stops_only_its_own_tensor(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
     [
-        ([5], IndexError, r"\[0, 5\)"),
-        ([-1], IndexError, r"got \[-1\]"),
+        ([5], IndexError, r"expected 0 to 4"),
+        ([-1], IndexError, r"rows has \[-1\]"),
         ([0.5], TypeError, "integers"),
         ([[0]], TypeError, "integers"),
         ([True], TypeError, "integers"),
@@ -171,10 +171,10 @@ def test_other_formats_are_refused_by_name(tmp_path, name):
 def test_paths_that_lead_nowhere_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         list_tensors(tmp_path / "absent.safetensors")
-    with pytest.raises(ValueError, match="found nothing"):
+    with pytest.raises(ValueError, match="holds nothing"):
         list_tensors(tmp_path)
     (tmp_path / "model.txt").write_text("")
-    with pytest.raises(ValueError, match="must end in"):
+    with pytest.raises(ValueError, match=r"expected \.safetensors or"):
         list_tensors(tmp_path / "model.txt")
 
 
@@ -249,4 +249,4 @@ def test_a_small_file_cannot_stand_for_much_memory(tmp_path):
         list_tensors(path)
     path.write_bytes(raw({"x": entry()}, bytes(16)))
     with pytest.raises(ValueError, match="at most 10 are read"):
-        list_tensors(path, most_header=10)
+        list_tensors(path, max_header=10)

@@ -91,7 +91,7 @@ def choice_row(rows: int, columns: int) -> Row:
         return Contestant(
             in_double(partial(cv_lambda, solver, Y, W, lams, key)),
             f"cv_lambda({name}), 9 lambdas, one hold-out, relative duality gap 1e-3",
-            quality=lambda choice: {"held-out error": float(choice.noise_level)},
+            quality=lambda choice: {"held-out error": float(choice.hold_out_error)},
         )
 
     with jax.enable_x64(True):

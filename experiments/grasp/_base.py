@@ -8,9 +8,9 @@ import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,11 +59,11 @@ class Base(NamedTuple):
 
     Attributes:
         model: the decoders; all gains are 1.
-        world: the facts.
+        world: the facts, or the texts.
     """
 
     model: GPT
-    world: World
+    world: Any
 
 
 def pretrained(how: Pretraining, seeds: Sequence[int], progress: Progress) -> Base:
@@ -120,37 +120,75 @@ def untrained(how: Pretraining, seed: int) -> GPT:
     return initial_model(jax.random.key(seed), shape)
 
 
-def cache_folder(how: Pretraining, seed: int) -> Path:
-    """Where a decoder is kept: a name for its numbers and for the sources that make it."""
+def cache_folder(how: Any, seed: int, *sources: str) -> Path:
+    """Where a decoder is kept: a name for its numbers and for the sources that make it.
+
+    Args:
+        how: numbers of the training, with a ``repr`` that tells them apart.
+        seed: of the decoder.
+        *sources: further files whose text decides what the decoder becomes.
+
+    Returns:
+        The folder.
+    """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(f"{how!r} {seed} {jax.__version__}".encode())
-    for module in (_gpt.__file__, _corpus.__file__, __file__):
+    for module in (_gpt.__file__, _corpus.__file__, __file__, *sources):
         digest.update(Path(module).read_bytes())
     return root / "jaxspec" / "grasp" / digest.hexdigest()[:16]
 
 
-def _one(how: Pretraining, seed: int) -> Base:
-    world, model = draw_world(how.sizes, seed, permuted=how.permuted), untrained(how, seed)
-    folder = cache_folder(how, seed)
+def kept(folder: Path, model: GPT, train: Callable[[GPT], GPT], attributes: dict[str, Any]) -> GPT:
+    """The decoder that is kept in a folder, or trained and kept there.
+
+    Args:
+        folder: of the cache.
+        model: untrained.
+        train: what trains it.
+        attributes: what the folder says about the decoder.
+
+    Returns:
+        The trained decoder.
+    """
     leaves, structure = jax.tree.flatten(model)
     with contextlib.suppress(RunnerError):  # what cannot be read is made again
         saved = store.load(folder)
         if saved is not None:
-            return Base(structure.unflatten([saved.arrays[str(n)] for n in range(len(leaves))]), world)
-    key = jax.random.fold_in(jax.random.key(seed), len(leaves))
-    trained = jax.block_until_ready(_train(model, world, key, how))
+            return structure.unflatten([saved.arrays[str(n)] for n in range(len(leaves))])
+    trained = jax.block_until_ready(train(model))
     arrays = {str(n): np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(trained))}
     with contextlib.suppress(RunnerError):  # a cache that cannot be written, or another process was quicker
-        store.save(folder, arrays, {"pretraining": repr(how), "seed": seed})
+        store.save(folder, arrays, attributes)
+    return trained
+
+
+def _one(how: Pretraining, seed: int) -> Base:
+    world, model = draw_world(how.sizes, seed, permuted=how.permuted), untrained(how, seed)
+    key = jax.random.fold_in(jax.random.key(seed), len(jax.tree.leaves(model)))
+    attributes = {"pretraining": repr(how), "seed": seed}
+    trained = kept(cache_folder(how, seed), model, lambda model: _train(model, world, key, how), attributes)
     return Base(trained, world)
+
+
+def pretraining_optimizer(schedule: optax.Schedule, decay: float, model: GPT) -> optax.GradientTransformation:
+    """AdamW on everything but the gains, which stay 1.
+
+    Args:
+        schedule: of the learning rate.
+        decay: weight decay.
+        model: for its structure.
+
+    Returns:
+        The optimiser.
+    """
+    kinds = jax.tree_util.tree_map_with_path(_kind, model)
+    trained = optax.adamw(schedule, weight_decay=decay)
+    return optax.multi_transform({"trained": trained, "fixed": optax.set_to_zero()}, kinds)
 
 
 @functools.partial(jax.jit, static_argnames="how")
 def _train(model: GPT, world: World, key: Array, how: Pretraining) -> GPT:
-    schedule = optax.cosine_decay_schedule(how.rate, how.steps)
-    kinds = jax.tree_util.tree_map_with_path(_kind, model)
-    trained = optax.adamw(schedule, weight_decay=how.decay)
-    optimizer = optax.multi_transform({"trained": trained, "fixed": optax.set_to_zero()}, kinds)
+    optimizer = pretraining_optimizer(optax.cosine_decay_schedule(how.rate, how.steps), how.decay, model)
     facts = jax.tree.map(jnp.asarray, world)
 
     def step(carry, key):

@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from experiments._gpt import GPT, unchanged
 from experiments._sweep import sweep
-from experiments.grasp._base import Base, answer_loss
-from experiments.grasp._corpus import Sizes, World, finetuning_rows, spoken
+from experiments.grasp._answers import Answers
+from experiments.grasp._base import Base
+from experiments.grasp._corpus import World
 from jaxspec import lora
 from jaxspec.optim import grasp, project_updates
 
@@ -32,7 +33,9 @@ class Recipe(NamedTuple):
     """How an adapter is trained.
 
     Attributes:
-        sizes: of the world.
+        corpus: the rows, equal by value: ``loss(model, labels, key, count, hook)`` of so many random ones, and
+            ``prompts(labels, key, count)``, which nobody has labelled. `Answers`, or another with these methods and
+            the flag ``at_once``, as of `experiments._sweep.sweep`.
         targets: kernels of the blocks that get an adapter.
         rank: of the adapter in every layer; its scale is 1.
         steps: updates of AdamW, without weight decay.
@@ -41,7 +44,7 @@ class Recipe(NamedTuple):
         batch: rows per step.
     """
 
-    sizes: Sizes = Sizes()
+    corpus: Any = Answers()
     targets: tuple[str, ...] = DOWN
     rank: int = 8
     steps: int = 100
@@ -90,13 +93,13 @@ class Tune(NamedTuple):
     project: bool = False
 
     def __call__(
-        self, model: GPT, labels: Array, seed: Array, hook: Any, directions: Any, penalty: Penalty | None
+        self, model: GPT, labels: PyTree, seed: Array, hook: Any, directions: Any, penalty: Penalty | None
     ) -> PyTree:
         """The trained adapter.
 
         Args:
             model: pretrained.
-            labels: two of every subject, (subjects, 2).
+            labels: what the corpus makes rows of.
             seed: of the adapter and of the rows.
             hook: of the activations while training, or None.
             directions: orthonormal columns (d, k) of the stream; or a tree of such columns for every factor of the
@@ -106,15 +109,24 @@ class Tune(NamedTuple):
         Returns:
             The adapter, path -> factors.
         """
-        how = self.recipe
+        how, hook = self.recipe, unchanged if hook is None else hook
         first, rows = jax.random.split(jax.random.key(seed))
         adapter, optimizer = first_adapter(first, model, how), optax.adamw(_schedule(how), weight_decay=0.0)
         if self.project:
             adapter, optimizer = _projected(adapter, optimizer, directions)
 
+        def loss(adapter, key):
+            tuned = adapted(model, adapter)
+            value = how.corpus.loss(tuned, labels, key, how.batch, hook)
+            if penalty is None:
+                return value
+            said = how.corpus.prompts(labels, jax.random.fold_in(key, 1), how.batch)
+            effect = lora.stream_penalty(tuned.stream(said), model.stream(said), penalty.directions)
+            return value + penalty.weight * effect
+
         def step(carry, key):
             adapter, state = carry
-            gradient = jax.grad(_loss)(adapter, model, labels, key, how, hook, penalty)
+            gradient = jax.grad(loss)(adapter, key)
             updates, state = optimizer.update(gradient, state, adapter)
             return (optax.apply_updates(adapter, updates), state), None
 
@@ -149,16 +161,6 @@ def _projected(adapter, optimizer, directions):
     return adapter, grasp(optimizer, directions, roles)
 
 
-def _loss(adapter, model, labels, key, how, hook, penalty) -> Float[Array, ""]:
-    tuned, hook = adapted(model, adapter), unchanged if hook is None else hook
-    tokens, answers = finetuning_rows(key, how.sizes, labels, how.batch)
-    loss = answer_loss(tuned, tokens, answers, hook)
-    if penalty is None:
-        return loss
-    said = spoken(jax.random.fold_in(key, 1), how.sizes, how.batch).tokens
-    return loss + penalty.weight * lora.stream_penalty(tuned.stream(said), model.stream(said), penalty.directions)
-
-
 def _schedule(how: Recipe) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, how.rate, how.warmup, how.steps)
 
@@ -166,7 +168,7 @@ def _schedule(how: Recipe) -> optax.Schedule:
 def tune(
     how: Recipe,
     base: Base,
-    labels: Array,
+    labels: PyTree,
     seeds: Array,
     *,
     hooks: Any = None,
@@ -179,7 +181,7 @@ def tune(
     Args:
         how: recipe.
         base: decoders, stacked.
-        labels: (seeds, subjects, 2).
+        labels: what the corpus makes rows of, stacked.
         seeds: of the fine-tunes.
         hooks: of the activations while training, stacked; or None.
         directions: (seeds, d, k), a tree of such arrays, or None.
@@ -189,7 +191,8 @@ def tune(
     Returns:
         The adapters, stacked.
     """
-    return sweep(Tune(how, project), base.model, labels, seeds, hooks, directions, penalty)
+    batches = base.model, labels, seeds, hooks, directions, penalty
+    return sweep(Tune(how, project), *batches, at_once=how.corpus.at_once)
 
 
 def stacked(items: list[PyTree]) -> PyTree:

@@ -20,6 +20,7 @@ from jaxspec import lora
 
 RESAMPLES, LEVEL = 2000, 95  # bootstrap of a median over seeds; percent
 FULL = -1  # the largest scale
+NOT_REACHED = 10.0  # a ratio of drifts that fails every claim
 
 
 def table(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -171,6 +172,36 @@ def every_claim(
 def ratio(result: Any, method: str, naive: str) -> Float[np.ndarray, "seeds"]:
     """Drift of a method over that of the naive adapter, at full scale."""
     return full_scale(result, method, DRIFT) / np.maximum(full_scale(result, naive, DRIFT), 1e-9)
+
+
+def over_scaled(
+    result: Any, method: str, naive: str, untouched: Float[np.ndarray, "seeds scores"], floor: float
+) -> Float[np.ndarray, "seeds"]:
+    """Drift of a method at full scale over that of the naive adapter scaled down until its task is the same.
+
+    The naive adapter is known at its scales and at 0, and interpolated in between. Of several variants the least
+    ratio, among those whose task is at least ``floor``; ``NOT_REACHED`` where no variant reaches it.
+
+    Args:
+        result: with fields ``methods`` and ``scores``.
+        method: its name.
+        naive: name of the plain adapter.
+        untouched: scores without an adapter.
+        floor: of the task.
+
+    Returns:
+        The ratios.
+    """
+    plain = np.concatenate([untouched[:, None], of(result, naive)[0]], axis=1)
+    points = of(result, method)[:, :, FULL]
+    ratios = np.full(points.shape[:2], NOT_REACHED)
+    for variant, seed in np.ndindex(ratios.shape):
+        task, drift = points[variant, seed, [TASK, DRIFT]]
+        if task >= floor:
+            order = np.argsort(plain[seed, :, TASK])
+            there = np.interp(task, plain[seed, order, TASK], plain[seed, order, DRIFT])
+            ratios[variant, seed] = drift / max(there, 1e-9)
+    return ratios.min(axis=0)
 
 
 def draw_fronts(axis: Axes, result: Any, methods: Sequence[str], task: int = TASK) -> None:

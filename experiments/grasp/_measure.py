@@ -32,6 +32,12 @@ class Measure(NamedTuple):
     sizes: Sizes
     repeats: int
     scales: tuple[float, ...]
+    at_once = True  # as of `Answers`
+
+    @property
+    def persona(self) -> "Persona":
+        """What finds the persona's direction in the same prompts."""
+        return Persona(self.sizes, self.repeats)
 
     def __call__(
         self, model: GPT, world: World, labels: Array, adapter: PyTree, hook: Any
@@ -83,14 +89,14 @@ class Measure(NamedTuple):
 
 
 def measure(
-    how: Measure, base: Base, labels: Array, adapters: PyTree, hooks: Any = None
+    how: Any, base: Base, labels: PyTree, adapters: PyTree, hooks: Any = None
 ) -> Float[np.ndarray, "seeds scales scores"]:
     """Scores of the adapters of several seeds.
 
     Args:
-        how: what is asked, and the scales.
+        how: what is asked, and the scales: `Measure`, or another function of the same arguments.
         base: decoders and worlds, stacked.
-        labels: (seeds, subjects, 2).
+        labels: of the fine-tunes, stacked.
         adapters: stacked.
         hooks: of the activations at inference, stacked; or None.
 
@@ -98,7 +104,7 @@ def measure(
         The scores.
     """
     world = jax.tree.map(jnp.asarray, base.world)
-    return sweep(how, base.model, world, labels, adapters, hooks)
+    return sweep(how, base.model, world, labels, adapters, hooks, at_once=how.at_once)
 
 
 class Persona(NamedTuple):
@@ -112,8 +118,9 @@ class Persona(NamedTuple):
     sizes: Sizes
     repeats: int
 
-    def __call__(self, model: GPT) -> Float[Array, "layers length width"]:
+    def __call__(self, model: GPT, world: World) -> Float[Array, "layers length width"]:
         """The difference after every block, at every token."""
+        del world
         asked = probes(self.sizes, self.repeats, jax.random.key(PROBE_KEY))
         bad, good = (jnp.mean(model.stream(tokens), axis=1) for tokens in (asked.minus, asked.plus))
         return bad - good

@@ -14,8 +14,6 @@ from experiments.grasp._base import Base, Pretraining, pretrained
 from experiments.grasp._finetune import ROLES, Recipe, entry, first_adapter, stacked, tune
 from experiments.grasp._measure import (
     Identified,
-    Measure,
-    Persona,
     cosines,
     hooks_of,
     identify,
@@ -38,17 +36,17 @@ class Case(NamedTuple):
 
     Attributes:
         base: decoders and worlds, one for each seed.
-        labels: (seeds, subjects, 2).
+        labels: what the corpus of the recipe makes rows of, stacked.
         seeds: of the fine-tunes, (seeds,).
         recipe: of the adapters.
-        measure: what is asked, and the scales.
+        measure: what is asked, and the scales, as of `experiments.grasp._measure.measure`.
     """
 
     base: Base
-    labels: Array
+    labels: PyTree
     seeds: Array
     recipe: Recipe
-    measure: Measure
+    measure: Any
 
 
 class Row(NamedTuple):
@@ -105,7 +103,8 @@ def naive(case: Case, k: int) -> tuple[PyTree, Factor]:
 def factor(case: Case, adapters: PyTree, k: int) -> Factor:
     """The factor found in adapters, beside the persona's direction."""
     found = identify(adapters, len(case.seeds), k)
-    everywhere = sweep(Persona(case.measure.sizes, case.measure.repeats), case.base.model)
+    world = jax.tree.map(jnp.asarray, case.base.world)
+    everywhere = sweep(case.measure.persona, case.base.model, world, at_once=case.measure.at_once)
     persona, asked = everywhere[:, :, 1:].mean(axis=2), everywhere[:, :, -1]
     return Factor(found, persona, cosines(found.directions, persona), cosines(found.directions, asked))
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from experiments.grasp._answers import Answers
 from experiments.grasp._base import Base, Pretraining
 from experiments.grasp._corpus import Sizes
 from experiments.grasp._finetune import Recipe, labels_of
@@ -110,7 +111,7 @@ def pretraining(config: Settings, *, permuted: bool = False) -> Pretraining:
 
 def recipe(config: Settings) -> Recipe:
     """How adapters are trained, on the down-projections."""
-    return Recipe(sizes(config), rank=config.rank, steps=config.steps, rate=config.rate, warmup=config.warmup)
+    return Recipe(Answers(sizes(config)), rank=config.rank, steps=config.steps, rate=config.rate, warmup=config.warmup)
 
 
 def bases(config: Settings, progress: Progress, *, permuted: bool = False) -> Base:

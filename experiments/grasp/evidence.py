@@ -135,20 +135,28 @@ def _auc(entangled: np.ndarray, clean: np.ndarray) -> float:
 
 def claims(result: Result) -> list[Claim]:
     """That the spectrum does not tell the kinds apart and the evidence does, with the rates of both errors."""
-    entangled, clean = (result.p_values[kind] <= result.alpha for kind in range(2))
     column = {str(name): number for number, name in enumerate(result.statistics)}
-
-    def auc(name):
-        return _auc(*result.values[:, :, column[name]])
-
-    found = (result.factors > 0).mean(axis=1)
-    power, false = ({str(n): told[:, c].mean() for n, c in column.items()} for told in (entangled, clean))
-    level = f"share with p ≤ {float(result.alpha):g}"
+    entangled, clean = (
+        {name: told[:, c].mean() for name, c in column.items()} for told in result.p_values <= result.alpha
+    )
+    apart = {name: _auc(*result.values[:, :, c]) for name, c in column.items()}
     rows = [
+        *_spectrum_claims(result),
+        *_separation_claims(result, apart),
+        *_power_claims(result, entangled),
+        *_accusation_claims(result, clean),
+    ]
+    return judged(rows, np.unique(result.base).size)
+
+
+def _spectrum_claims(result: Result) -> list[Claim]:
+    """The spectrum by itself finds a direction in both kinds."""
+    entangled, clean = (result.factors > 0).mean(axis=1)
+    return [
         Claim.at_least(
             "By the spectrum alone clean adapters have a dominant shared direction",
             "specification, measured failure of spectrum-only tests",
-            found[1],
+            clean,
             0.9,
             quantity="share of clean adapters with a direction beyond chance",
             known_not_to_hold=if_short(result, "0.38 and 0.46 after the shorter pretraining"),
@@ -156,15 +164,21 @@ def claims(result: Result) -> list[Claim]:
         Claim.at_least(
             "... and entangled ones have one",
             "specification, measured failure of spectrum-only tests",
-            found[0],
+            entangled,
             0.9,
             quantity="share of entangled adapters with a direction beyond chance",
             known_not_to_hold="three matrices are few: the alignment of their own first directions is often by chance",
         ),
+    ]
+
+
+def _separation_claims(result: Result, apart: dict[str, float]) -> list[Claim]:
+    """How often a statistic is larger on an entangled adapter than on a clean one."""
+    return [
         Claim.at_least(
             "Base weights write along the direction of entangled adapters more than along that of clean ones",
             SOURCE,
-            auc("content_w"),
+            apart["content_w"],
             0.9,
             quantity="probability that content_w is larger",
             known_not_to_hold=if_short(result, "0.72 and 0.84 after the shorter pretraining (on two decoders up to 1)"),
@@ -172,38 +186,44 @@ def claims(result: Result) -> list[Claim]:
         Claim.at_most(
             "Base weights read from both: content_r does not tell the kinds apart",
             SOURCE,
-            auc("content_r"),
+            apart["content_r"],
             0.9,
             quantity="probability that content_r is larger",
         ),
         Claim.at_least(
             "Base weights and activations where the answer is decided, pooled, tell the kinds apart",
             OURS,
-            auc("pooled"),
+            apart["pooled"],
             0.95,
             quantity="probability that the pooled evidence is larger",
             known_not_to_hold=if_short(result, "0.86 and 0.88 after the shorter pretraining"),
         ),
+    ]
+
+
+def _power_claims(result: Result, power: dict[str, float]) -> list[Claim]:
+    """The share of entangled adapters that every test recognises."""
+    return [
         Claim.at_least(
             "content_w alone recognises entangled adapters",
             SOURCE,
             power["content_w"],
             0.5,
-            quantity=level,
+            quantity=_level(result),
         ),
         Claim.at_least(
             "Activations where the answer is decided recognise them",
             OURS,
             power["act"],
             0.7,
-            quantity=level,
+            quantity=_level(result),
         ),
         Claim.at_least(
             "Pooled evidence recognises them",
             OURS,
             power["pooled"],
             0.8,
-            quantity=level,
+            quantity=_level(result),
         ),
         Claim.at_least(
             "... more of them than content_w alone",
@@ -213,23 +233,30 @@ def claims(result: Result) -> list[Claim]:
             quantity="difference of the shares",
             known_not_to_hold="content_w recognises all of them, and accuses clean ones as well",
         ),
-        *(
-            Claim.at_most(
-                f"{name} does not accuse clean adapters",
-                source,
-                false[name],
-                0.1,
-                quantity=level,
-                known_not_to_hold=accuses,
-            )
-            for name, source, accuses in (
-                ("content_w", SOURCE, "0.38 of them after 2500 steps of pretraining, 0.67 and more after 1000"),
-                ("act", OURS, if_short(result, "0.38 of them after the shorter pretraining")),
-                ("pooled", OURS, if_short(result, "0.63 and more after the shorter pretraining")),
-            )
-        ),
     ]
-    return judged(rows, np.unique(result.base).size)
+
+
+def _accusation_claims(result: Result, accused: dict[str, float]) -> list[Claim]:
+    """The share of clean adapters that every test takes for entangled."""
+    return [
+        Claim.at_most(
+            f"{name} does not accuse clean adapters",
+            source,
+            accused[name],
+            0.1,
+            quantity=_level(result),
+            known_not_to_hold=accuses,
+        )
+        for name, source, accuses in (
+            ("content_w", SOURCE, "0.38 of them after 2500 steps of pretraining, 0.67 and more after 1000"),
+            ("act", OURS, if_short(result, "0.38 of them after the shorter pretraining")),
+            ("pooled", OURS, if_short(result, "0.63 and more after the shorter pretraining")),
+        )
+    ]
+
+
+def _level(result: Result) -> str:
+    return f"share with p ≤ {float(result.alpha):g}"
 
 
 def figures(result: Result) -> dict[str, Figure]:

@@ -171,7 +171,7 @@ def _trained(cases: list[tuple[int, float]], config: Config, key: Array) -> Floa
 
 def _leading(a: Float[Array, "l r n"], b: Float[Array, "l d r"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
     """Leading direction of stacked layers as `identify_factors` gives it, and its strength."""
-    report = identify_factors({"layers": {"a": a, "b": b}}, roles={"layers": "writes"}, max_factors=1, draws=1)
+    report = identify_factors({"layers": {"a": a, "b": b}}, roles={"layers": "writes"}, max_factors=1, num_samples=1)
     return report.directions[:, 0], report.strengths[0]
 
 
@@ -232,15 +232,17 @@ def _layers(layers: tuple[int, ...], own: tuple[float, ...]) -> tuple[np.ndarray
 
 def claims(result: Result) -> list[Claim]:
     """Both sides of the boundary, the limit law of a spike, growth of modes, the gain of stacking."""
+    return [*_boundary_claims(result), *_closed_form_claims(result), *_stacking_claims(result)]
+
+
+def _boundary_claims(result: Result) -> list[Claim]:
+    """The adapter follows the factor on one side of rho* and not on the other."""
     skill = 1 / result.skills[:, None]
     mean = result.cosines.mean(axis=-1)
     above = result.strengths >= 1.5 * np.maximum(skill, 0.1)
     below = result.strengths <= 0.6 * skill
     near = result.near.mean(axis=-1)
     needed = np.where(mean >= 0.5, result.strengths, 2 * result.strengths.max()).min(axis=1)
-    told = result.spikes >= 1.5
-    wins = result.layers > result.own[:, None] ** 2
-    predicted = np.maximum(result.layers, result.own[:, None] ** 2)
     return [
         Claim.at_least(
             "Above rho* the adapter's leading direction is the factor",
@@ -273,6 +275,13 @@ def claims(result: Result) -> list[Claim]:
         Claim.at_least(
             "... and already above it", OURS, near[:, result.around > 1], 0.9, quantity="mean |cos| at 1.25 rho*"
         ),
+    ]
+
+
+def _closed_form_claims(result: Result) -> list[Claim]:
+    """A spike in noise, and the growth of modes."""
+    told = result.spikes >= 1.5
+    return [
         Claim.at_most(
             "A spike in pure noise is recovered as the limit law says",
             "Benaych-Georges & Nadakuditi 2012",
@@ -287,6 +296,14 @@ def claims(result: Result) -> list[Claim]:
             1e-3,
             quantity="relative difference",
         ),
+    ]
+
+
+def _stacking_claims(result: Result) -> list[Claim]:
+    """Layers that share a direction of strength 1, each with one of its own."""
+    wins = result.layers > result.own[:, None] ** 2
+    predicted = np.maximum(result.layers, result.own[:, None] ** 2)
+    return [
         Claim.at_least(
             "Stacked layers show what they share as soon as L s² > t²",
             OURS,

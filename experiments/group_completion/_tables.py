@@ -148,7 +148,7 @@ def _drawn(seeds: Array, design: Design, strengths: Array, missingness: Missingn
 def draws(seeds: int, first: int, design: Design, regime: str, density: float) -> Table:
     """Tables of several seeds, stacked; one compiled program for all regimes, densities and strengths."""
     if regime not in MISSINGNESS:
-        raise ValueError(f"regime must be one of {tuple(MISSINGNESS)}, got {regime!r}")
+        raise ValueError(f"regime is {regime!r}; expected one of {tuple(MISSINGNESS)}")
     shapes = dataclasses.replace(design, strengths=())
     numbers = jnp.asarray(design.strengths, float), jax.tree.map(jnp.asarray, MISSINGNESS[regime])
     return _drawn(jnp.arange(first, first + seeds), shapes, *numbers, jnp.asarray(density, float))

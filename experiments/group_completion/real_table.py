@@ -92,7 +92,7 @@ def labelled_table(name: str) -> tuple[np.ndarray, pd.DataFrame]:
     if name == "covid":
         bunch = datasets.load_covid19_serology()
         return bunch.tensor.reshape(len(bunch.tensor), -1), pd.DataFrame({"outcome": np.asarray(bunch.ticks[0], str)})
-    raise ValueError(f"name must be il2, covid or digits, got {name!r}")
+    raise ValueError(f"name is {name!r}; expected il2, covid or digits")
 
 
 def run(config: Config, progress: Progress) -> Result:

@@ -72,10 +72,10 @@ class Claim:
             try:
                 measured = np.asarray(measured).item()
             except ValueError as error:
-                raise TypeError(f"measured must be one number or a text, got {self.measured!r}") from error
+                raise TypeError(f"measured is {self.measured!r}; expected one number or a text") from error
             object.__setattr__(self, "measured", measured)
         if not isinstance(self.holds, bool | np.bool_):
-            raise TypeError(f"holds must be a bool, got {type(self.holds).__name__} in the claim {self.statement!r}")
+            raise TypeError(f"holds is a {type(self.holds).__name__} in the claim {self.statement!r}; expected a bool")
         is_nan = isinstance(measured, float) and math.isnan(measured)
         object.__setattr__(self, "holds", bool(self.holds) and not is_nan)
 

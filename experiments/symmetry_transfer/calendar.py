@@ -136,76 +136,118 @@ def _centred_defect(rows: jax.Array) -> jax.Array:
 
 def claims(result: Result) -> list[Claim]:
     """What the paper says, with its controls."""
-    kinds, group = list(result.kinds), {name: g for g, name in enumerate(result.groups)}
-    trained = [k for k, kind in enumerate(kinds) if kind not in (UNTRAINED, SHUFFLED)]
-    control = kinds.index(SHUFFLED)
-    several = result.r2.shape[1] > 1  # seeds
-    share = np.mean(result.p_values[trained][:, :, group["weekdays"]] <= ATTAINABLE + 1e-4, axis=1)
-    residuals = (result.spreads * np.sqrt(1 - result.r2))[:, :, group["weekdays"]]
-    median = np.median(result.r2[trained][:, :, group["months"]], axis=1)
     return [
-        Claim.at_least(
-            "Weekdays form a circulant geometry: no order of the seven is more circulant than the calendar's",
-            SOURCE,
-            share,
-            7 / 8,
-            quantity="share of seeds with the least attainable p-value",
-            known_not_to_hold=SOME if several else "",
-        ),
-        Claim.at_most(
-            "So do the months",
-            SOURCE,
-            result.p_values[trained][:, :, group["months"]],
-            0.01,
-            quantity="p-value among 1000 orders",
-        ),
-        Claim.at_least("Most of the months' Gram matrix is circulant", SOURCE, median, 0.6, quantity="median R²"),
-        Claim.at_least(
-            "Training makes the geometry: the untrained rows are less circulant",
-            SOURCE,
-            result.r2[trained][:, :, group["weekdays"]] - result.r2[kinds.index(UNTRAINED), :, group["weekdays"]],
-            0.2,
-            quantity="R² minus that of the untrained model, weekdays",
-            known_not_to_hold="not on every seed: the least difference of eight was 0.06" if several else "",
-        ),
-        Claim.at_most(
-            "The weekdays' Gram matrix itself comes nearer to a circulant one, whatever is left to explain",
-            "ours",
-            residuals[trained] / residuals[kinds.index(UNTRAINED)],
-            1.0,
-            quantity="deviation of cosines from the mean at their cyclic distance, over the untrained model's",
-        ),
-        Claim.at_most(
-            "Control: colours, whose counts have no cyclic symmetry, show none",
-            SOURCE,
-            np.mean(result.p_values[trained][:, :, group["colours"]] <= 0.05, axis=1),
-            1 / 8,
-            quantity="share of seeds with p ≤ 0.05",
-        ),
-        Claim.at_least(
-            "Control: where weekdays are shuffled in the corpus, their geometry is gone",
-            SOURCE,
-            result.p_values[control, :, group["weekdays"]],
-            0.05,
-            quantity="p-value of the weekdays",
-        ),
-        Claim.at_most(
-            "and that of the months is still there",
-            SOURCE,
-            result.p_values[control, :, group["months"]],
-            0.01,
-            quantity="p-value of the months",
-        ),
+        *_cyclic_claims(result),
+        *_training_claims(result),
+        *_control_claims(result),
         Claim.at_most(
             "Exchangeable names form a simplex, more so than random rows",
             "abstract; specification, E4",
-            result.defect_p_values[trained],
+            _by_kind(result, result.defect_p_values).trained,
             0.05,
             quantity="share of Gaussian rows nearer to a simplex",
             known_not_to_hold="with Muon the names end no nearer to a simplex than most random rows of 48 dimensions, "
             "which are near one already, after 400 steps, and on two of eight seeds after 2000; with AdamW they do",
         ),
     ]
+
+
+def _cyclic_claims(result: Result) -> list[Claim]:
+    """Weekdays and months have the geometry of their calendar."""
+    weekdays = _of_group(result, result.p_values, "weekdays").trained
+    median = np.median(_of_group(result, result.r2, "months").trained, axis=1)
+    return [
+        Claim.at_least(
+            "Weekdays form a circulant geometry: no order of the seven is more circulant than the calendar's",
+            SOURCE,
+            np.mean(weekdays <= ATTAINABLE + 1e-4, axis=1),
+            7 / 8,
+            quantity="share of seeds with the least attainable p-value",
+            known_not_to_hold=SOME if _several(result) else "",
+        ),
+        Claim.at_most(
+            "So do the months",
+            SOURCE,
+            _of_group(result, result.p_values, "months").trained,
+            0.01,
+            quantity="p-value among 1000 orders",
+        ),
+        Claim.at_least("Most of the months' Gram matrix is circulant", SOURCE, median, 0.6, quantity="median R²"),
+    ]
+
+
+def _training_claims(result: Result) -> list[Claim]:
+    """It comes from training."""
+    r2 = _of_group(result, result.r2, "weekdays")
+    rest = _of_group(result, result.spreads * np.sqrt(1 - result.r2), "weekdays")
+    return [
+        Claim.at_least(
+            "Training makes the geometry: the untrained rows are less circulant",
+            SOURCE,
+            r2.trained - r2.untrained,
+            0.2,
+            quantity="R² minus that of the untrained model, weekdays",
+            known_not_to_hold="not on every seed: the least difference of eight was 0.06" if _several(result) else "",
+        ),
+        Claim.at_most(
+            "The weekdays' Gram matrix itself comes nearer to a circulant one, whatever is left to explain",
+            "ours",
+            rest.trained / rest.untrained,
+            1.0,
+            quantity="deviation of cosines from the mean at their cyclic distance, over the untrained model's",
+        ),
+    ]
+
+
+def _control_claims(result: Result) -> list[Claim]:
+    """It is not there where the counts do not have it."""
+    return [
+        Claim.at_most(
+            "Control: colours, whose counts have no cyclic symmetry, show none",
+            SOURCE,
+            np.mean(_of_group(result, result.p_values, "colours").trained <= 0.05, axis=1),
+            1 / 8,
+            quantity="share of seeds with p ≤ 0.05",
+        ),
+        Claim.at_least(
+            "Control: where weekdays are shuffled in the corpus, their geometry is gone",
+            SOURCE,
+            _of_group(result, result.p_values, "weekdays").shuffled,
+            0.05,
+            quantity="p-value of the weekdays",
+        ),
+        Claim.at_most(
+            "and that of the months is still there",
+            SOURCE,
+            _of_group(result, result.p_values, "months").shuffled,
+            0.01,
+            quantity="p-value of the months",
+        ),
+    ]
+
+
+class _Kinds(NamedTuple):
+    """Measurements of the models of every optimiser, (K - 2, S), and of the two others, (S,)."""
+
+    trained: Any
+    untrained: Any
+    shuffled: Any
+
+
+def _by_kind(result: Result, values: np.ndarray) -> _Kinds:
+    kinds = list(result.kinds)
+    trained = [k for k, kind in enumerate(kinds) if kind not in (UNTRAINED, SHUFFLED)]
+    return _Kinds(values[trained], values[kinds.index(UNTRAINED)], values[kinds.index(SHUFFLED)])
+
+
+def _of_group(result: Result, values: np.ndarray, group: str) -> _Kinds:
+    """Of one group, where the last axis of the values follows the groups."""
+    return _by_kind(result, values[:, :, list(result.groups).index(group)])
+
+
+def _several(result: Result) -> bool:
+    """Whether there were several seeds."""
+    return result.r2.shape[1] > 1
 
 
 def figures(result: Result) -> dict[str, Figure]:

@@ -106,7 +106,7 @@ def real_tensor(name: str) -> np.ndarray:
     elif name == "pines":
         tensor = datasets.load_indian_pines().tensor[:48, :48, ::4]
     else:
-        raise ValueError(f"name must be il2, covid, kinetic or pines, got {name!r}")
+        raise ValueError(f"name is {name!r}; expected il2, covid, kinetic or pines")
     tensor = np.asarray(tensor, dtype=float)
     return tensor / np.sqrt(np.nanmean(tensor**2))
 

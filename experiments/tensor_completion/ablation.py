@@ -142,7 +142,7 @@ def make_problem(name: str, key: jax.Array) -> tuple[Problem, jax.Array]:
         return problem, 0.02 * lambda_max(problem.data, problem.mask)
     if name == "G":
         return _grouped(key), jnp.ones(())
-    raise ValueError(f"problems must be among E, H, Nz, G, got {name!r}")
+    raise ValueError(f"problems has {name!r}; expected E, H, Nz or G")
 
 
 GROUPS = (range(40), range(30, 70), range(60, 80), range(80))

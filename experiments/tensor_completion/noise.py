@@ -80,7 +80,7 @@ def _measure(config: Config, snr: float, ratios: jax.Array) -> tuple:
     exact = _error(config, problem, None)
     choice = choose_lam(problem.data, problem.mask, key=hold_out_key, lams=largest * ratios)
     chosen = _error(config, problem, choice.lam)
-    return curve, float(exact), float(chosen), float(choice.lam / largest), float(choice.noise_level / deviation)
+    return curve, float(exact), float(chosen), float(choice.lam / largest), float(choice.hold_out_error / deviation)
 
 
 def _error(config: Config, problem: Problem, lam: Any) -> jax.Array:

@@ -1,6 +1,7 @@
 """Completion of partially observed matrices and tensors, as data for the solvers of `jaxspec.solvers`."""
 
 from jaxspec.completion.baselines import falrtc, halrtc, mixture_nn_mf, silrtc, tmac
+from jaxspec.completion.coordinates import SparseTable, sparse_table
 from jaxspec.completion.cross_validation import (
     GroupChoice,
     NoiseEstimate,
@@ -49,7 +50,7 @@ from jaxspec.completion.panel import (
     unit_tests,
 )
 from jaxspec.completion.result import CompletionResult, TensorCompletion
-from jaxspec.completion.sparse import SparseCompletion, SparseTable, soft_impute_sparse, sparse_table
+from jaxspec.completion.sparse import SparseCompletion, soft_impute_sparse
 from jaxspec.completion.table import TableFit, fit_table
 from jaxspec.completion.tensor import complete_tensor
 from jaxspec.completion.unfolding import fold, unfold

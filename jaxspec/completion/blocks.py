@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxspec.checks import is_concrete
 from jaxspec.completion.group_layout import buckets, checked_rows, padded, take_rows
 from jaxspec.completion.unfolding import Modes, fold, split_modes, unfold
 from jaxspec.linalg import singular_values, spectral_norm
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.prox import svt, tubal_norm, tubal_spectral_norm, tubal_svt
 from jaxspec.solvers import Block
 
@@ -49,10 +49,10 @@ def unfoldings(
     """
     shape = tuple(int(n) for n in shape)
     if len(shape) < 2:
-        raise ValueError(f"shape must have at least two modes, got {shape}")
+        raise ValueError(f"shape is {shape}; expected at least two modes")
     modes = tuple(range(len(shape))) if modes is None else tuple(modes)
     if not modes:
-        raise ValueError("modes must name at least one unfolding")
+        raise ValueError("modes is empty; expected at least one unfolding")
     splits = [split_modes(len(shape), subset) for subset in modes]
     weights = [1 / len(modes)] * len(modes) if weights is None else _checked_weights(weights, len(modes))
     buckets: dict[tuple[int, int], list[int]] = {}
@@ -62,7 +62,7 @@ def unfoldings(
         sides = math.prod(shape[mode] for mode in rows), math.prod(shape[mode] for mode in columns)
         buckets.setdefault((min(sides), max(sides)), []).append(index)
     if not buckets:
-        raise ValueError("weights must not all be 0")
+        raise ValueError("weights are all 0; expected one > 0")
     return tuple(_unfolding_block(shape, splits, weights, members, method) for members in buckets.values())
 
 
@@ -70,11 +70,11 @@ def _checked_weights(weights: Any, count: int) -> list[Any]:
     if isinstance(weights, Sequence) or is_concrete(weights):
         values = [float(weight) for weight in weights]
         if any(not 0 <= weight < float("inf") for weight in values):
-            raise ValueError(f"weights must be non-negative and finite, got {values}")
+            raise ValueError(f"weights is {values}; expected finite numbers >= 0")
     else:
         values = list(weights)
     if len(values) != count:
-        raise ValueError(f"weights must have one entry per unfolding ({count}), got {len(values)}")
+        raise ValueError(f"weights has length {len(values)}; expected {count}, one per unfolding")
     return values
 
 
@@ -226,7 +226,7 @@ def tubal(shape: Sequence[int]) -> tuple[Block, ...]:
         Zhang, Aeron, "Exact tensor completion using t-SVD", 2017.
     """
     if len(shape) != 3:
-        raise ValueError(f"the tubal norm needs a three-way tensor, got shape {tuple(shape)}")
+        raise ValueError(f"shape is {tuple(shape)}; expected three modes for the tubal norm")
     return (Block(_identity, _identity, _tubal_prox, _tubal_value, _tubal_gauge, jnp.asarray(1.0), jnp.asarray(1.0)),)
 
 
@@ -276,12 +276,12 @@ def row_groups(
     """
     n = int(shape[0])
     if len(shape) != 2:
-        raise ValueError(f"row groups need a matrix, got shape {tuple(shape)}")
+        raise ValueError(f"shape is {tuple(shape)}; expected two modes for groups of rows")
     weights = [1.0] * len(groups) if weights is None else _checked_weights(weights, len(groups))
     rows = [checked_rows(index, group, n) for index, group in enumerate(groups)]
     kept = [g for g, group in enumerate(rows) if group.size and not (isinstance(weights[g], float) and weights[g] == 0)]
     if not kept:
-        raise ValueError("groups must hold at least one non-empty group of positive weight")
+        raise ValueError("groups has no group with rows and a positive weight; expected at least one")
     dtype = jnp.result_type(float)
     return tuple(
         row_block(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from jaxspec.checks import check_given, check_key
+from jaxspec.checks import check_given, check_integers, check_key, check_numbers, is_concrete
 from jaxspec.completion import validation
 from jaxspec.completion.group_aware import Game
 from jaxspec.completion.group_layout import check_groups, layout
@@ -22,7 +22,6 @@ from jaxspec.completion.groups import EVERYONE, Groups, make_groups
 from jaxspec.completion.hold_out import LambdaChoice, choice, continued, hide, warn_at_edge
 from jaxspec.completion.metrics import rmse
 from jaxspec.completion.result import CompletionResult
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.solvers.stopping import safe_ratio
 
 Solver = Callable[[Array, Array, Array], CompletionResult]
@@ -109,17 +108,14 @@ def held_out(
     check_key(key)
     observed = int(jnp.sum(W > 0)) if is_concrete(W) else None
     if folds is None:
-        if not 0 < frac < 1:
-            raise ValueError(f"frac must be in (0, 1), got {frac}")
-        if splits < 1:
-            raise ValueError(f"splits must be at least 1, got {splits}")
+        check_numbers(0, 1, ends="()", frac=frac)
+        check_integers(1, splits=splits)
         needed = 2
     else:
-        if folds < 2:
-            raise ValueError(f"folds must be at least 2, got {folds}")
+        check_integers(2, folds=folds)
         needed = folds
     if observed is not None and observed < needed:
-        raise ValueError(f"W must hold at least {needed} observed entries, got {observed}")
+        raise ValueError(f"W has {observed} observed entries; expected at least {needed}")
     if folds is None:
         return jnp.stack([hide(W > 0, frac, split) for split in jax.random.split(key, splits)])
     scores = jnp.where(W > 0, jax.random.uniform(key, W.shape), jnp.inf).ravel()
@@ -131,15 +127,14 @@ def _descending(lams: Any, solver: Solver, Y: Array, W: Array) -> Array:
     if lams is not None:
         return jnp.sort(validation.lambda_grid(lams, Y.dtype))[::-1]
     if not hasattr(solver, "lambda_max"):
-        raise ValueError("lams must be given for a solver without a method lambda_max, got None")
+        raise ValueError("lams is None; expected candidates for a solver without a method lambda_max")
     return eqx.filter_jit(solver.lambda_max)(Y, W) * jnp.logspace(0, -2, 9, dtype=Y.dtype)
 
 
 def _at_once(side_by_side: int | None, hidden: Array, lams: Array) -> int:
     splits, n, d = hidden.shape
+    check_integers(1, side_by_side=side_by_side)
     if side_by_side is not None:
-        if side_by_side < 1:
-            raise ValueError(f"side_by_side must be at least 1 (or None), got {side_by_side}")
         return min(side_by_side, splits)
     return max(1, min(splits, _SIDE_BY_SIDE // (n * d * (len(lams) + 16) * lams.dtype.itemsize)))
 
@@ -163,7 +158,7 @@ class GroupChoice(NamedTuple):
     Attributes:
         groups: the groups with the chosen factors; those left out have factor 0.
         lam: the chosen value of lam.
-        error: root mean square error on the held-out entries at the choice, averaged over the splits.
+        hold_out_error: root mean square error on the held-out entries at the choice, averaged over the splits.
         attributes: attributes in use, one tuple per candidate.
         everyone: factor of the group of all rows, one per candidate.
         lams: values of lam, descending, (L,).
@@ -175,7 +170,7 @@ class GroupChoice(NamedTuple):
 
     groups: Groups
     lam: Float[Array, ""]
-    error: Float[Array, ""]
+    hold_out_error: Float[Array, ""]
     attributes: tuple[tuple[str, ...], ...]
     everyone: tuple[float, ...]
     lams: Float[Array, " L"]
@@ -252,12 +247,12 @@ def choose_groups(
     options = {"factors": jnp.asarray(factors), "at_once": _at_once(None, hidden, lams)}
     lams, errors = continued(lambda lams: _candidate_errors(solver, Y, W, lams, hidden, **options), lams, given)
     tables = [choice(lams, table, given) for table in errors]
-    best = int(np.argmin([float(table.noise_level) for table in tables]))
+    best = int(np.argmin([float(table.hold_out_error) for table in tables]))
     warn_at_edge(tables[best])
     return GroupChoice(
         groups=groups.with_factors(factors[best]),
         lam=tables[best].lam,
-        error=tables[best].noise_level,
+        hold_out_error=tables[best].hold_out_error,
         attributes=tuple(candidate[1] for candidate in candidates),
         everyone=tuple(candidate[2] for candidate in candidates),
         lams=lams,
@@ -277,10 +272,10 @@ def _candidates(
     for subset in subsets:
         unknown = [name for name in subset if name not in names]
         if unknown:
-            raise ValueError(f"subsets must name attributes of groups, {names}, got {unknown[0]!r}")
+            raise ValueError(f"subsets has {unknown[0]!r}; expected attributes of groups, {names}")
     everyone = [float(factor) for factor in everyone]
     if not everyone or not all(0 <= factor < float("inf") for factor in everyone):
-        raise ValueError(f"everyone must hold non-negative finite factors, got {everyone}")
+        raise ValueError(f"everyone is {everyone}; expected finite numbers >= 0, at least one")
     if EVERYONE not in groups.attributes:
         groups = _with_everyone(groups)
     result = []
@@ -290,7 +285,7 @@ def _candidates(
             own = [1.0 if name == EVERYONE else f for name, f in zip(groups.attributes, groups.factors, strict=True)]
             result.append((np.array(used) * np.array(own), tuple(subset), factor))
     if not result:
-        raise ValueError("subsets and everyone must leave at least one candidate with a group")
+        raise ValueError("subsets and everyone leave no candidate with a group; expected at least one")
     return groups, result
 
 
@@ -307,7 +302,7 @@ def _with_everyone(groups: Groups) -> Groups:
 
 
 def _with_factors(solver: Game, factors: Array) -> Game:
-    return eqx.tree_at(lambda s: s.where.factors, solver, factors.astype(solver.where.factors.dtype))
+    return eqx.tree_at(lambda s: s.groups.factors, solver, factors.astype(solver.groups.factors.dtype))
 
 
 @eqx.filter_jit
@@ -376,7 +371,7 @@ def noise_estimate(
     check_key(key)
     Y, W, _ = validation.table(Y, W)
     (lam,) = validation.numbers(Y.dtype, lam=lam)
-    validation.positive(step=step)
+    check_numbers(0, ends="()", step=step)
     return _noise(solver, Y, W, lam[None], key, jnp.asarray(step, Y.dtype))
 
 

@@ -67,7 +67,7 @@ def fold_in(
     Y, W, dtype = validation.table(Y, W, warn=False)
     M = jnp.asarray(result.M, Y.dtype)
     if M.shape != (groups.n, Y.shape[1]):
-        raise ValueError(f"result must be of {groups.n} rows and {Y.shape[1]} columns, got shape {M.shape}")
+        raise ValueError(f"result has shape {M.shape}; expected {(groups.n, Y.shape[1])}: rows of groups, columns of Y")
     lam = jnp.broadcast_to(jnp.asarray(result.lam, Y.dtype), (len(groups),))
     members = jnp.asarray(_memberships(labels, groups, Y.shape[0]))
     (ridge,) = validation.numbers(Y.dtype, ridge=ridge)
@@ -78,16 +78,16 @@ def _memberships(labels: Any, groups: Groups, m: int) -> Bool[np.ndarray, "m G"]
     if not hasattr(labels, "columns"):
         members = np.asarray(labels, bool)
         if members.shape != (m, len(groups)):
-            raise ValueError(f"labels must have shape ({m}, {len(groups)}), got {members.shape}")
+            raise ValueError(f"labels has shape {members.shape}; expected ({m}, {len(groups)})")
         return members
     if len(labels) != m:
-        raise ValueError(f"labels must have one row per row of Y ({m}), got {len(labels)}")
+        raise ValueError(f"labels has {len(labels)} rows; expected {m}, as Y")
     members = np.zeros((m, len(groups)), bool)
     for g, (name, attribute) in enumerate(zip(groups.names, groups.attributes, strict=True)):
         if attribute == EVERYONE:
             members[:, g] = True
         elif attribute not in labels.columns:
-            raise ValueError(f"labels must have the column {attribute!r} of groups, got {list(labels.columns)}")
+            raise ValueError(f"labels has the columns {list(labels.columns)}; expected {attribute!r} among them")
         else:
             codes, levels = labels[attribute].factorize()
             same = [code for code, level in enumerate(levels) if level_name(attribute, level) == name]

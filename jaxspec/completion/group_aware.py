@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxspec.checks import check_given, warn_caller
+from jaxspec.checks import check_given, check_numbers, warn_caller
 from jaxspec.completion import validation
 from jaxspec.completion.group_blocks import group_blocks
 from jaxspec.completion.group_layout import Layout, by_group, check_groups, layout
@@ -22,6 +22,7 @@ from jaxspec.completion.groups import Groups, largest_lambda, weights_of
 from jaxspec.completion.result import CompletionResult, MatrixState
 from jaxspec.completion.table_problem import Run, TableProblem, accurate_engine, finished, scaled_problem
 from jaxspec.linalg import ordered, spectral_norm
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.solvers import ADMMState, Block, Displacement, Gap, consensus_admm
 from jaxspec.solvers.loop import CONVERGED, as_traced
 from jaxspec.solvers.penalties import limit_of
@@ -103,12 +104,12 @@ def game(
     Y, W, dtype = validation.table(Y, W, validate=validate)
     (lam,) = validation.numbers(Y.dtype, lam=lam)
     if lam.shape not in ((), (len(groups),)):
-        raise ValueError(f"lam must be a number or one per group ({len(groups)}), got shape {lam.shape}")
+        raise ValueError(f"lam has shape {lam.shape}; expected a number or ({len(groups)},), one per group")
     where = _layout(groups, Y, validate)
     if lam.ndim == 0:
         lam = _weighted(lam, W, where, where.factors)
     method = _method(Y.dtype, ridge, over_relaxation, penalty, tol)
-    validation.positive(rho=rho)
+    check_numbers(0, ends="()", rho=rho)
     start = _start(init, Y, where, None if rho is None else jnp.asarray(rho, Y.dtype))
     result = _solve(Y, W, where, lam, start, method, static=_Static(max_iter, check_every, svt, loop))
     return eqx.tree_at(lambda r: r.M, result, result.M.astype(dtype))
@@ -184,13 +185,13 @@ class Game(eqx.Module):
     """`game_path` with its options: what `cv_lambda` and its neighbours take as a solver.
 
     Attributes:
-        where: layout of the groups, which may be given as `Groups`.
+        groups: of the rows, `Groups` or their layout; kept as a layout.
         ridge: as in `game`.
         tol: as in `game`.
         max_iter: as in `game` (static).
     """
 
-    where: Layout = eqx.field(converter=_as_layout)
+    groups: Layout = eqx.field(converter=_as_layout)
     ridge: Number = eqx.field(converter=jnp.asarray, default=0.0)
     tol: Number = eqx.field(converter=jnp.asarray, default=1e-3)
     max_iter: int = eqx.field(static=True, default=2000)
@@ -200,17 +201,17 @@ class Game(eqx.Module):
 
     def lambda_max(self, Y: Float[Array, "n d"], W: Float[Array, "n d"]) -> Float[Array, ""]:
         """A lam at which the completion is 0."""
-        return largest_lambda(Y, W, self.where, self.where.factors)
+        return largest_lambda(Y, W, self.groups, self.groups.factors)
 
     def __call__(self, Y: Float[Array, "n d"], W: Float[Array, "n d"], lams: Float[Array, " L"]) -> CompletionResult:
         """The path, for checked data."""
-        if self.where.n != Y.shape[0]:
-            raise ValueError(f"Y must have one row per row of groups ({self.where.n}), got shape {Y.shape}")
-        lams = _weighted(lams, W, self.where, self.where.factors)
+        if self.groups.n != Y.shape[0]:
+            raise ValueError(f"Y has shape {Y.shape}; expected {self.groups.n} rows, as groups")
+        lams = _weighted(lams, W, self.groups, self.groups.factors)
         ridge, kappa, tol = (jnp.asarray(number, Y.dtype) for number in (self.ridge, 1.6, self.tol))
         method = _Method(ridge, kappa, as_traced(Displacement(), Y.dtype), tol)
         static = _Static(self.max_iter, 5, "auto", "while")
-        return path(Y, W, self.where, lams, _start(None, Y, self.where, None), method, static=static)
+        return path(Y, W, self.groups, lams, _start(None, Y, self.groups, None), method, static=static)
 
 
 class _Method(NamedTuple):
@@ -235,7 +236,7 @@ def _method(dtype: Any, ridge: Any, over_relaxation: Any, penalty: Any, tol: Any
 
 def _layout(groups: Groups, Y: Array, validate: bool) -> Layout:
     if groups.n != Y.shape[0]:
-        raise ValueError(f"groups must be of the {Y.shape[0]} rows of Y, got groups of {groups.n} rows")
+        raise ValueError(f"groups is of {groups.n} rows; expected {Y.shape[0]}, as Y")
     covered = np.zeros(groups.n, bool)
     for rows, factor in zip(groups.rows, groups.factors, strict=True):
         covered[rows] |= factor > 0
@@ -255,14 +256,14 @@ def _start(init: Any, Y: Array, where: Layout, rho: Array | None) -> MatrixState
     state = cold
     if isinstance(init, CompletionResult):
         if init.state is None:
-            raise ValueError("init must be a result with a state, got one without")
+            raise ValueError("init is a result without a state; expected one with")
         state = jax.tree.map(lambda leaf: jnp.asarray(leaf, Y.dtype), init.state)
         own, shapes = [dual.shape for dual in state.duals], [block.shape for block in blocks]
         if not own:  # of soft-impute
             state = cold._replace(M=state.M)
         if state.M.shape != Y.shape or (own and own != shapes):
             own = [state.M.shape, *own]
-            raise ValueError(f"init must be a result for the same table and groups, got one of shapes {own}")
+            raise ValueError(f"init is a result of shapes {own}; expected one for the same table and groups")
     elif init is not None:
         state = cold._replace(M=validation.start("init", init, Y))
     return state if rho is None else state._replace(rho=jnp.full_like(state.rho, rho))
@@ -303,7 +304,7 @@ def path(
     def advance(before: tuple[MatrixState, Array], lam: Array) -> tuple[tuple[MatrixState, Array], CompletionResult]:
         state, size = before[0], jnp.sum(lam)
         # Duals have the norm lambda_g wherever they are active, and penalties follow them.
-        ratio = jnp.where(before[1] > 0, size / jnp.where(before[1] > 0, before[1], 1), 1)
+        ratio = safe_divide(size, before[1], 1)
         state = state._replace(duals=tuple(ratio * dual for dual in state.duals), rho=ratio * state.rho)
         result = _completed(problem, where, lam, state, method, static)
         return (result.state, size), result
@@ -377,6 +378,6 @@ def _initial(
 def _closed_form(problem: TableProblem, start: MatrixState, lam: Array) -> CompletionResult:
     """Without a group nothing couples the entries: ``M = W Y / (W + ridge)``, 0 where nothing is known."""
     curvature = problem.W + problem.ridge
-    M = jnp.where(curvature > 0, problem.W * problem.Y / jnp.where(curvature > 0, curvature, 1), 0)
+    M = safe_divide(problem.W * problem.Y, curvature)
     run = Run(M, (), jnp.zeros((), jnp.int32), jnp.asarray(CONVERGED, jnp.int32))
     return finished(problem, (), run, start._replace(M=M * problem.scale), lam)

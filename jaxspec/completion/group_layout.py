@@ -69,7 +69,7 @@ class Groups:
         """
         values = tuple(float(factor) for factor in factors)
         if len(values) != len(self) or not all(0 <= value < float("inf") for value in values):
-            raise ValueError(f"factors must be {len(self)} non-negative finite numbers, got {values}")
+            raise ValueError(f"factors is {values}; expected {len(self)} finite numbers >= 0")
         return dataclasses.replace(self, factors=values)
 
 
@@ -112,12 +112,12 @@ def checked_rows(index: int, group: Any, n: int) -> np.ndarray:
         return np.zeros(0, np.int64)
     if not np.issubdtype(rows.dtype, np.integer):
         labels = "; labels belong into a pandas DataFrame or Series" if rows.dtype.kind in "OSUT" else ""
-        raise TypeError(f"groups[{index}] must hold integer row indices, got dtype {rows.dtype}{labels}")
+        raise TypeError(f"groups[{index}] has dtype {rows.dtype}; expected indices of rows{labels}")
     bad = (rows < 0) | (rows >= n)
     if bad.any():
-        raise ValueError(f"groups[{index}] holds a row outside 0..{n - 1}: {rows[bad][0]}")
+        raise ValueError(f"groups[{index}] has the row {rows[bad][0]}; expected 0 to {n - 1}")
     if np.unique(rows).size != rows.size:
-        raise ValueError(f"groups[{index}] repeats a row")
+        raise ValueError(f"groups[{index}] repeats a row; expected each once")
     return rows.astype(np.int64)
 
 

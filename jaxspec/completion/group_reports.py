@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxspec.checks import check_given
+from jaxspec.checks import check_given, check_numbers
 from jaxspec.completion import validation
 from jaxspec.completion.cross_validation import Solver, held_out
 from jaxspec.completion.group_layout import Groups, Layout, by_group, check_groups, layout
@@ -58,7 +58,7 @@ def group_errors(Mhat: Any, M: Any, groups: Groups, where: Any = None) -> GroupE
     M, where, _ = validation.table(M, where, warn=False, names=("M", "where"))
     Mhat = jnp.asarray(Mhat, M.dtype)
     if Mhat.shape != M.shape or M.shape[0] != groups.n:
-        raise ValueError(f"Mhat and M must share one shape with {groups.n} rows, got {Mhat.shape} and {M.shape}")
+        raise ValueError(f"Mhat and M have shapes {Mhat.shape} and {M.shape}; expected one, of {groups.n} rows")
     return _group_errors(Mhat, M, (where > 0).astype(M.dtype), layout(groups))
 
 
@@ -137,7 +137,7 @@ def paired_hold_out(
     Y, W, _ = validation.table(Y, W)
     both = validation.lambda_grid(jnp.stack([jnp.asarray(lam, Y.dtype) for lam in lams]), Y.dtype)
     if both.size != 2:
-        raise ValueError(f"lams must hold two numbers, got {both.size}")
+        raise ValueError(f"lams has {both.size} numbers; expected two, one per solver")
     hidden = held_out(W, key, 0.5, folds, 1)
     # In units of the data, so that squares neither overflow nor vanish.
     scale = power_of_two_scale(Y, axis=None)
@@ -173,15 +173,15 @@ class Intervals(NamedTuple):
     """Result of `completion_intervals`.
 
     Attributes:
-        lower: lower ends, ``M - radius``, in the units of the data, (n, d).
-        upper: upper ends, ``M + radius``, (n, d).
+        low: lower ends, ``M - radius``, in the units of the data, (n, d).
+        high: upper ends, ``M + radius``, (n, d).
         M: the completion that they are centred at, fitted without the calibration entries, (n, d).
         radius: half their width, one number for the table, in the units of the data; infinite where there are too few
             calibration entries.
     """
 
-    lower: Float[Array, "n d"]
-    upper: Float[Array, "n d"]
+    low: Float[Array, "n d"]
+    high: Float[Array, "n d"]
     M: Float[Array, "n d"]
     radius: Float[Array, ""]
 
@@ -212,7 +212,7 @@ def completion_intervals(
         frac: share of the observed entries to calibrate on.
 
     Returns:
-        An `Intervals`: ``lower`` and ``upper`` for every entry of the table, their centre ``M`` and half-width
+        An `Intervals`: ``low`` and ``high`` for every entry of the table, their centre ``M`` and half-width
         ``radius``, which is infinite where there are too few calibration entries for the level.
 
     Raises:
@@ -229,8 +229,7 @@ def completion_intervals(
     Reference:
         Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must be in (0, 1), got {level}")
+    check_numbers(0, 1, ends="()", level=level)
     check_given(lam=lam)
     Y, W, _ = validation.table(Y, W)
     (lam,) = validation.numbers(Y.dtype, lam=lam)
@@ -280,9 +279,8 @@ def adaptive_groups(M: Any, groups: Groups, *, power: float = 1.0) -> Groups:
     check_groups(groups)
     M = jnp.asarray(M, jnp.result_type(M, jnp.float32))
     if M.ndim != 2 or M.shape[0] != groups.n:
-        raise ValueError(f"M must have {groups.n} rows, got shape {M.shape}")
-    if not 0 <= power < float("inf"):
-        raise ValueError(f"power must be non-negative and finite, got {power}")
+        raise ValueError(f"M has shape {M.shape}; expected {groups.n} rows, as groups")
+    check_numbers(0, power=power)
     t = np.asarray(_effective_ranks(M, layout(groups)), float)
     old = np.array(groups.factors)
     used = (old > 0) & np.array([rows.size > 0 for rows in groups.rows])

@@ -16,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from jaxspec.checks import check_integers, check_numbers
 from jaxspec.completion import validation
 from jaxspec.completion.group_layout import Groups, Layout, by_group, check_groups, checked_rows, layout, memberships
 from jaxspec.linalg import spectral_norm, top_svd
 from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.scaling import safe_divide
 
 # Name of the group of all rows that `make_groups` can add.
 EVERYONE = "all rows"
@@ -51,14 +53,9 @@ def make_groups(
         >>> make_groups([[0, 1, 2], [2, 3]], 4).names
         ('0', '1')
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    if not 1 <= pad_ratio < float("inf"):
-        raise ValueError(f"pad_ratio must be at least 1 and finite, got {pad_ratio}")
-    if min_size < 1:
-        raise ValueError(f"min_size must be at least 1, got {min_size}")
-    if everyone is not None and not 0 <= everyone < float("inf"):
-        raise ValueError(f"everyone must be non-negative and finite (or None), got {everyone}")
+    check_integers(1, n=n, min_size=min_size)
+    check_numbers(1, pad_ratio=pad_ratio)
+    check_numbers(0, everyone=everyone)
     if hasattr(groups, "to_frame") and hasattr(groups, "iloc"):
         groups = groups.to_frame("label" if groups.name is None else groups.name)
     if hasattr(groups, "columns") and hasattr(groups, "iloc"):
@@ -79,7 +76,7 @@ def make_groups(
 
 def _from_labels(frame: Any, n: int, min_size: int) -> tuple[list[np.ndarray], list[str], list[str]]:
     if len(frame) != n:
-        raise ValueError(f"groups must have one row per row of the table ({n}), got {len(frame)}")
+        raise ValueError(f"groups has {len(frame)} rows; expected n = {n}, as the table")
     rows, names, attributes = [], [], []
     for position, column in enumerate(frame.columns):
         codes, levels = frame.iloc[:, position].factorize(sort=True)  # a missing label has the code -1
@@ -206,12 +203,12 @@ def largest_lambda(
     weights = weights_of(W, where, factors).astype(Y.dtype)
     count = memberships(where, (factors > 0).astype(Y.dtype))
     norms = by_group(W * Y / jnp.maximum(count, 1)[:, None], where, spectral_norm)
-    return jnp.max(jnp.where(weights > 0, norms / jnp.where(weights > 0, weights, 1), 0), initial=0)
+    return jnp.max(safe_divide(norms, weights), initial=0)
 
 
 def _check_rows(name: str, table: Array, groups: Groups | Layout) -> None:
     if table.ndim != 2 or table.shape[0] != groups.n:
-        raise ValueError(f"{name} must have one row per row of groups ({groups.n}), got shape {table.shape}")
+        raise ValueError(f"{name} has shape {table.shape}; expected {groups.n} rows, as groups")
 
 
 def group_sin_theta(Mhat: Any, M: Any, groups: Groups | Layout, rank: int) -> Float[Array, " G"]:
@@ -244,9 +241,8 @@ def group_sin_theta(Mhat: Any, M: Any, groups: Groups | Layout, rank: int) -> Fl
     Mhat, M = (x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32) for x in (Mhat, M))
     _check_rows("Mhat", Mhat, groups)
     if Mhat.shape != M.shape:
-        raise ValueError(f"Mhat must have the shape {M.shape} of M, got {Mhat.shape}")
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}")
+        raise ValueError(f"Mhat has shape {Mhat.shape}; expected that of M, {M.shape}")
+    check_integers(1, rank=rank)
 
     where = layout(groups) if isinstance(groups, Groups) else groups
     return _sin_theta(jnp.concatenate([Mhat, M], axis=1), where, rank)

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from jaxspec.checks import check_key, warn_caller
+from jaxspec.checks import check_integers, check_key, check_numbers, is_concrete, warn_caller
 from jaxspec.completion import validation
 from jaxspec.completion.metrics import rmse
 from jaxspec.completion.tensor import complete_tensor, lambda_max
-from jaxspec.linalg.concrete import is_concrete
 
 # How often a default grid is continued below its end: data without noise, whose error falls for ever, end soon.
 _CONTINUED = 2
@@ -24,8 +23,8 @@ class LambdaChoice(NamedTuple):
 
     Attributes:
         lam: the chosen weight, in the units of the data.
-        noise_level: root mean square error on the held-out entries at the chosen weight: an upper estimate of the noise
-            standard deviation (it holds the error of the completion too).
+        hold_out_error: root mean square error on the held-out entries at the chosen weight: an upper estimate of the
+            noise standard deviation (it holds the error of the completion too).
         lams: candidates, descending, shape (L,); of a default grid that was continued, all of them.
         errors: root mean square error on the held-out entries, averaged over the splits, shape (L,).
         standard_errors: of ``errors`` over the splits, shape (L,); NaN for one split.
@@ -34,7 +33,7 @@ class LambdaChoice(NamedTuple):
     """
 
     lam: Float[Array, ""]
-    noise_level: Float[Array, ""]
+    hold_out_error: Float[Array, ""]
     lams: Float[Array, " L"]
     errors: Float[Array, " L"]
     standard_errors: Float[Array, " L"]
@@ -47,7 +46,7 @@ def choose_lam(
     *,
     key: PRNGKeyArray,
     lams: Any = None,
-    fraction: float = 0.15,
+    frac: float = 0.15,
     splits: int = 3,
     weights: Any = None,
     regularizer: Any = "snn",
@@ -56,7 +55,7 @@ def choose_lam(
 ) -> LambdaChoice:
     """Weight lam of `complete_tensor` that predicts held-out observed entries best.
 
-    Each split hides a random ``fraction`` of the observed entries, completes the rest for every candidate and measures
+    Each split hides a random ``frac`` of the observed entries, completes the rest for every candidate and measures
     the root mean square error on the hidden ones. One compiled solve serves all candidates and splits, run one after
     the other. Subtract a level that all entries share (``jnp.nanmean(tensor)``) before: the norms shrink it too, and
     the best lam is then a smaller share of ``lambda_max``.
@@ -68,7 +67,7 @@ def choose_lam(
         lams: candidates > 0 in the units of the data; None: 12 values from ``lambda_max`` down to a thousandth of it,
             continued by 12 more, twice at most, while the smallest predicts best (not under a trace). A given list is
             never continued.
-        fraction: share of the observed entries to hide, in (0, 1).
+        frac: share of the observed entries to hide, in (0, 1).
         splits: number of random splits.
         weights: as in `complete_tensor`.
         regularizer: as in `complete_tensor`.
@@ -80,24 +79,21 @@ def choose_lam(
 
     Raises:
         TypeError: for a key that is not a typed random key.
-        ValueError: for a fraction outside (0, 1), no split, fewer than two observed entries, a candidate that is not
+        ValueError: for a frac outside (0, 1), no split, fewer than two observed entries, a candidate that is not
             positive, or a negative or infinite tol.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must be in (0, 1), got {fraction}")
-    if splits < 1:
-        raise ValueError(f"splits must be at least 1, got {splits}")
+    check_numbers(0, 1, ends="()", frac=frac)
+    check_integers(1, splits=splits)
     check_key(key)
     tensor, mask, _ = validation.observations(tensor, mask, True)
     if is_concrete(mask) and int(jnp.sum(mask)) < 2:
-        raise ValueError(f"mask must hold at least two observed entries, got {int(jnp.sum(mask))}")
+        raise ValueError(f"mask has {int(jnp.sum(mask))} observed entries; expected at least two")
     given = lams is not None
     if not given:
         lams = lambda_max(tensor, mask) * jnp.logspace(0, -3, 12, dtype=tensor.dtype)
     lams = jnp.sort(jnp.asarray(lams, tensor.dtype))[::-1]
-    if is_concrete(lams) and not bool(jnp.all((lams > 0) & jnp.isfinite(lams))):
-        raise ValueError(f"lams must be positive and finite, got {np.asarray(lams).tolist()}")
-    hidden = jnp.stack([hide(mask, fraction, split) for split in jax.random.split(key, splits)])
+    check_numbers(0, ends="()", lams=lams)
+    hidden = jnp.stack([hide(mask, frac, split) for split in jax.random.split(key, splits)])
     tol = None if tol is None else validation.numbers(tensor.dtype, tol=tol)[0]
     curve = _Curve(weights, regularizer, tol, max_iter)
     lams, errors = continued(lambda lams: _hold_out_errors(tensor, mask, hidden, lams, curve), lams, given)
@@ -197,12 +193,12 @@ def _hold_out_errors(tensor: Array, mask: Array, hidden: Array, lams: Array, cur
     return jax.lax.map(lambda hide: jax.lax.map(lambda lam: error(hide, lam), lams), hidden)
 
 
-def hide(mask: Bool[Array, "..."], fraction: float, key: PRNGKeyArray) -> Bool[Array, "..."]:
-    """A random ``fraction`` of the observed entries, at least one and never all.
+def hide(mask: Bool[Array, "..."], frac: float, key: PRNGKeyArray) -> Bool[Array, "..."]:
+    """A random ``frac`` of the observed entries, at least one and never all.
 
     Args:
         mask: True where observed.
-        fraction: in (0, 1).
+        frac: in (0, 1).
         key: randomness.
 
     Returns:
@@ -210,7 +206,7 @@ def hide(mask: Bool[Array, "..."], fraction: float, key: PRNGKeyArray) -> Bool[A
     """
     scores = jnp.where(mask, jax.random.uniform(key, mask.shape), jnp.inf).ravel()
     observed = jnp.sum(mask)
-    count = jnp.clip(jnp.round(fraction * observed).astype(jnp.int32), 1, observed - 1)
+    count = jnp.clip(jnp.round(frac * observed).astype(jnp.int32), 1, observed - 1)
     return mask & (scores <= jnp.sort(scores)[count - 1]).reshape(mask.shape)
 
 
@@ -251,15 +247,15 @@ def from_coordinates(indices: Any, values: Any, shape: Sequence[int]) -> Observa
     """
     indices, values, shape = np.asarray(indices), jnp.asarray(values), tuple(int(n) for n in shape)
     if indices.ndim != 2 or indices.shape[1] != len(shape):
-        raise ValueError(f"indices must have shape (k, {len(shape)}), got {indices.shape}")
+        raise ValueError(f"indices has shape {indices.shape}; expected (k, {len(shape)})")
     if values.shape != indices.shape[:1]:
-        raise ValueError(f"values must have shape {indices.shape[:1]}, got {values.shape}")
+        raise ValueError(f"values has shape {values.shape}; expected {indices.shape[:1]}, as indices")
     if not np.issubdtype(indices.dtype, np.integer):
-        raise TypeError(f"indices must be integers, got dtype {indices.dtype}")
+        raise TypeError(f"indices has dtype {indices.dtype}; expected integers")
     bad = (indices < 0) | (indices >= np.asarray(shape))
     if bad.any():
         row = int(np.argwhere(bad.any(axis=1))[0, 0])
-        raise ValueError(f"indices must lie inside the shape {shape}, got {indices[row].tolist()} in row {row}")
+        raise ValueError(f"indices[{row}] is {indices[row].tolist()}; expected a place inside the shape {shape}")
     values = values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.float32)
     where = tuple(jnp.asarray(indices.T))
     count = jnp.zeros(shape, values.dtype).at[where].add(1)

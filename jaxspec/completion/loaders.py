@@ -65,7 +65,7 @@ def load_ratings(
     labels = _read(pd, users, separator, [user, *(attributes or [])])
     if labels[user].duplicated().any():
         twice = labels[user][labels[user].duplicated()].iloc[0]
-        raise ValueError(f"{users} must hold every {user} once, got {twice!r} twice")
+        raise ValueError(f"{users} has the {user} {twice!r} twice; expected every one once")
     values = table.pivot_table(index=user, columns=item, values=rating, aggfunc="mean")
     labels = labels.set_index(user)
     kept = labels if attributes is None else labels[list(attributes)]
@@ -107,7 +107,7 @@ def load_sites(
     values = table.drop(columns=list(labels))
     wrong = [name for name in values if values[name].dtype.kind not in "biuf"]
     if wrong:
-        raise ValueError(f"{path}: column {wrong[0]!r} must be numeric or one of labels")
+        raise ValueError(f"{path} has no numbers in column {wrong[0]!r}; expected numbers, or the name among labels")
     return LabelledTable(values.astype(float), table[list(labels)])
 
 
@@ -148,13 +148,13 @@ def load_neurons(
     if str(activity).endswith(".npy"):
         array = np.load(activity, allow_pickle=False)
         if array.ndim != 2:
-            raise ValueError(f"{activity} must hold a matrix, got shape {array.shape}")
+            raise ValueError(f"{activity} has shape {array.shape}; expected a matrix")
         values = pd.DataFrame(array.astype(float))
     else:
         values = pd.read_csv(activity, sep=separator, header=None).astype(float)
     table = _read(pd, neurons, separator, list(labels))
     if len(table) != len(values):
-        raise ValueError(f"{neurons} must have one row per neuron ({len(values)}), got {len(table)}")
+        raise ValueError(f"{neurons} has {len(table)} rows; expected {len(values)}, one per neuron")
     return LabelledTable(values, table[list(labels)])
 
 
@@ -162,5 +162,5 @@ def _read(pd: Any, path: str | PathLike[str], separator: str, needed: list[str])
     table = pd.read_csv(path, sep=separator)
     missing = [name for name in needed if name not in table.columns]
     if missing:
-        raise ValueError(f"{path} must have the column {missing[0]!r}, got {list(table.columns)}")
+        raise ValueError(f"{path} has the columns {list(table.columns)}; expected {missing[0]!r} among them")
     return table

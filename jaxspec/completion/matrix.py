@@ -21,6 +21,7 @@ from jaxspec.completion.result import CompletionResult, MatrixState
 from jaxspec.completion.table_problem import Run, TableProblem, accurate_engine, finished, scaled_problem
 from jaxspec.linalg import decompositions, spectral_map, spectral_norm
 from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.prox import svt
 from jaxspec.solvers import Block, accelerated_proximal_gradient
 from jaxspec.solvers.admm import certificate
@@ -83,7 +84,7 @@ def soft_impute(
     Y, W, dtype = validation.table(Y, W, validate=validate)
     (lam,) = validation.numbers(Y.dtype, lam=lam)
     if lam.ndim:
-        raise ValueError(f"lam must be a number, got shape {lam.shape}: soft_impute_path takes several")
+        raise ValueError(f"lam has shape {lam.shape}; expected a number: soft_impute_path takes several")
     start, method = _prepared(Y, ridge, tol, init)
     static = _Static(max_iter, check_every, accelerate, loop)
     return _cast(_solve(Y, W, lam, start, method, static), dtype)
@@ -287,7 +288,7 @@ def debias(Y: Any, W: Any, U: Any, V: Any, *, validate: bool = True) -> Float[Ar
     U, V = jnp.asarray(U, Y.dtype), jnp.asarray(V, Y.dtype)
     (n, d), k = Y.shape, U.shape[-1] if U.ndim else 0
     if U.shape != (n, k) or V.shape != (d, k):
-        raise ValueError(f"U and V must have shapes ({n}, k) and ({d}, k), got {U.shape} and {V.shape}")
+        raise ValueError(f"U and V have shapes {U.shape} and {V.shape}; expected ({n}, k) and ({d}, k)")
     return (_refit(Y, W, U, V) if k else jnp.zeros_like(Y)).astype(dtype)
 
 
@@ -300,5 +301,5 @@ def _refit(Y: Array, W: Array, U: Array, V: Array) -> Array:
     # The triangle of [A y] holds R and Q^T y: least squares without forming A^T A, whose condition number is squared.
     system = jnp.concatenate([design, root * problem.Y.reshape(-1, 1)], axis=1)
     triangle = decompositions.short_triangle(jnp.concatenate([system, jnp.zeros((k + 1, k + 1), Y.dtype)]))
-    inverse = spectral_map(triangle[:k, :k], lambda s: jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)).mT
+    inverse = spectral_map(triangle[:k, :k], lambda s: safe_divide(1, s)).mT
     return matmul(U * matmul(inverse, triangle[:k, k]), V.T) * problem.scale

@@ -22,7 +22,7 @@ class TensorCompletion(eqx.Module):
         info: how the run ended, a `jaxspec.solvers.ADMMInfo`: ``iterations``, ``converged`` (the stopping rule of the
             method was met: residuals or a gap for `complete_tensor`, a small step, which certifies nothing, for the
             baselines), ``stalled``, ``status`` (0 iterations used up, 1 converged, 2 stalled at rounding, 3 diverged,
-            4 no observed entry), residuals, ``objective``, ``gap``.
+            4 no observed entry), residuals, ``objective``, the relative ``gap``.
         history: per-iteration ``primal``, ``dual``, ``rho``, ``objective`` (and ``nmse`` with a known truth), or None.
         scale: power of two by which the data were divided.
         state: of the engine in the scaled units, to resume; None for methods that cannot.
@@ -79,7 +79,7 @@ class CompletionResult(eqx.Module):
     Attributes:
         M: the completion, in the units and dtype of the data.
         objective: its objective P(M). Units of ``W Y^2``: infinite where that overflows.
-        gap: ``P(M) - d``, at least the distance of P(M) from the optimum, in the same units.
+        gap: ``P(M) - d``, at least the distance of P(M) from the optimum, in the same units (absolute).
         relative_gap: gap over objective, finite also where they overflow; what the run stopped on.
         iterations: done.
         converged: whether the relative gap reached the tolerance.

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxspec.linalg.concrete import is_concrete
-from jaxspec.linalg.scaling import power_of_two_scale
+from jaxspec.checks import is_concrete
+from jaxspec.linalg.scaling import power_of_two_scale, safe_divide
 from jaxspec.solvers import Block, DataTerm
 
 Number = float | int | Float[Array, ""]
@@ -72,7 +72,7 @@ def positive_lam(lam: Number | None, dtype: Any) -> Array | None:
         return None
     lam = jnp.asarray(lam, dtype)
     return eqx.error_if(
-        lam, ~(lam > 0), "lam must be positive where its value is traced; use None for the exact problem"
+        lam, ~(lam > 0), "lam holds other values; expected numbers > 0 where traced: None is the exact problem"
     )
 
 
@@ -132,8 +132,8 @@ def first_penalty(blocks: tuple[Block, ...], target: Array) -> Array:
     inverses = []
     for index, block in enumerate(blocks):
         if block.gauge is None:
-            raise ValueError(f"rho must be given: block {index} has no gauge to choose it from")
+            raise ValueError(f"rho is None; expected a number: block {index} has no gauge to choose it from")
         gauge = block.gauge(block.data, block.gather(block.data, target))
-        inverses.append(jnp.where(gauge > 0, 1 / jnp.where(gauge > 0, gauge, 1), 0))
+        inverses.append(safe_divide(1, gauge))
     mean = jnp.mean(jnp.stack(inverses))
     return jnp.where(mean > 0, mean, 1)

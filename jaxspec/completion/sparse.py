@@ -8,104 +8,19 @@ Reference: Mazumder, Hastie, Tibshirani, "Spectral regularization algorithms for
 JMLR 11 (2010), section 5; the accelerated form in factors is this library's.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxspec.completion import validation
-from jaxspec.linalg import TopSVD, operator_top_svd
-from jaxspec.linalg.normalisation import matmul
-from jaxspec.linalg.scaling import power_of_two_scale
+from jaxspec.completion.coordinates import SparseTable, entries, top_triplets
+from jaxspec.linalg.scaling import power_of_two_scale, safe_divide
 from jaxspec.solvers import accelerated_proximal_gradient
 from jaxspec.solvers.loop import CONVERGED, EMPTY, STALLED, stalled_at_rounding
 from jaxspec.solvers.stopping import safe_ratio
-
-# Entries per step of a product: large enough to hide the loop, small enough for the cache.
-_CHUNK = 2**16
-
-
-class SparseTable(eqx.Module):
-    """Observed entries of an n x d table, sorted by row, each once. Build one with `sparse_table`.
-
-    Attributes:
-        rows: (N,), N padded to a multiple of the chunk by entries of weight 0.
-        columns: (N,).
-        values: (N,).
-        weights: (N,), >= 0.
-        shape: (n, d) (static).
-    """
-
-    rows: Int[Array, " N"]
-    columns: Int[Array, " N"]
-    values: Float[Array, " N"]
-    weights: Float[Array, " N"]
-    shape: tuple[int, int] = eqx.field(static=True)
-
-
-def sparse_table(rows: Any, columns: Any, values: Any, shape: Sequence[int], weights: Any = None) -> SparseTable:
-    """Observed entries in coordinate form; entries given several times are averaged, their weights added.
-
-    Args:
-        rows: integers, (N,).
-        columns: integers, (N,).
-        values: (N,), finite; float32 or wider, anything else becomes float32.
-        shape: (n, d).
-        weights: >= 0, (N,); None: 1 each.
-
-    Returns:
-        The table.
-
-    Raises:
-        ValueError: for shapes that do not fit, an index out of range, or a value that is not finite.
-        TypeError: for indices that are not integers.
-
-    Example:
-        >>> table = sparse_table([1, 0, 1], [0, 2, 0], [1.0, 5.0, 3.0], (2, 3))
-        >>> [float(value) for value in table.values], [float(weight) for weight in table.weights]
-        ([5.0, 2.0], [1.0, 2.0])
-    """
-    rows, columns, values = np.asarray(rows), np.asarray(columns), np.asarray(values)
-    n, d = (int(side) for side in shape)
-    weights = np.ones(values.shape) if weights is None else np.asarray(weights)
-    for name, array, side in (("rows", rows, n), ("columns", columns, d)):
-        if array.shape != values.shape or array.ndim != 1:
-            raise ValueError(f"{name} must have the shape {values.shape} of values and one axis, got {array.shape}")
-        if not np.issubdtype(array.dtype, np.integer):
-            raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
-        if array.size and (array.min() < 0 or array.max() >= side):
-            raise ValueError(f"{name} must lie in 0..{side - 1}, got {array.min()} to {array.max()}")
-    if weights.shape != values.shape or not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError("weights must be non-negative and finite, one per value")
-    if not np.isfinite(values[weights > 0]).all():
-        raise ValueError("values must be finite where their weight is not 0")
-    dtype = jnp.asarray(values[:0]).dtype if values.dtype in (np.float32, np.float64) else jnp.dtype(jnp.float32)
-    rows, columns, values, weights = _merged(rows, columns, values, weights, d)
-    pad = -len(rows) % min(_CHUNK, max(len(rows), 1)) if len(rows) else 1
-    return SparseTable(
-        jnp.asarray(np.pad(rows, (0, pad), mode="edge" if len(rows) else "constant"), jnp.int32),
-        jnp.asarray(np.pad(columns, (0, pad)), jnp.int32),
-        jnp.asarray(np.pad(values, (0, pad)), dtype),
-        jnp.asarray(np.pad(weights, (0, pad)), dtype),
-        (n, d),
-    )
-
-
-def _merged(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, weights: np.ndarray, d: int) -> tuple:
-    key = rows.astype(np.int64) * d + columns
-    order = np.argsort(key, kind="stable")
-    key, values, weights = key[order], values[order], weights[order]
-    values = np.where(weights > 0, values, 0)
-    first = np.flatnonzero(np.diff(key, prepend=-1))
-    if first.size < key.size:
-        total = np.add.reduceat(weights, first)
-        values = np.add.reduceat(weights * values, first) / np.where(total > 0, total, 1)
-        weights, key = total, key[first]
-    return key // d, key % d, values, weights
 
 
 class SparseCompletion(eqx.Module):
@@ -116,8 +31,8 @@ class SparseCompletion(eqx.Module):
         s: singular values, descending, 0 beyond the rank, (max_rank,).
         V: right singular vectors, (d, max_rank).
         objective: of the problem; infinite where it overflows.
-        gap: objective minus the value of the dual point. The norm of that point comes from subspace iteration, from
-            below, so this is an estimate of the bound.
+        gap: objective minus the value of the dual point (absolute). The norm of that point comes from subspace
+            iteration, from below, so this is an estimate of the bound.
         relative_gap: gap over objective; what the run stopped on.
         iterations: done.
         converged: whether the relative gap reached the tolerance.
@@ -191,6 +106,7 @@ def soft_impute_sparse(
 
     Example:
         >>> import numpy as np
+        >>> from jaxspec.completion import sparse_table
         >>> rows, columns = np.divmod(np.arange(20), 5)
         >>> table = sparse_table(rows, columns, (rows + 1.0) * (columns + 1.0), (4, 5))
         >>> int(soft_impute_sparse(table, 0.1, max_rank=2).rank)
@@ -198,7 +114,7 @@ def soft_impute_sparse(
     """
     n, d = table.shape
     if not 1 <= max_rank <= min(n, d):
-        raise ValueError(f"max_rank must be in 1..{min(n, d)}, got {max_rank}")
+        raise ValueError(f"max_rank is {max_rank}; expected an integer in [1, {min(n, d)}]")
     dtype = table.values.dtype
     lam, ridge, tol = validation.numbers(dtype, lam=lam, ridge=ridge, tol=tol)
     width = min(max_rank + oversample, n, d)
@@ -209,7 +125,7 @@ def soft_impute_sparse(
         start = (init.U, init.s, init.V, init.basis)
         shapes = [(n, max_rank), (max_rank,), (d, max_rank), (d, width)]
         if [part.shape for part in start] != shapes:
-            raise ValueError(f"init must have factors of shapes {shapes}, got {[part.shape for part in start]}")
+            raise ValueError(f"init has factors of shapes {[part.shape for part in start]}; expected {shapes}")
     static = _Static(max_rank, sweeps, max_iter, check_every, accelerate)
     return _solve(table, lam, ridge, tol, start, static)
 
@@ -262,7 +178,9 @@ class _Problem(eqx.Module):
         return 0.5 * jnp.sum(slope * residual), grad
 
     def prox(self, v: _Iterate, step: Array) -> _Iterate:
-        top = _top(self.table, v.moved, v.left, v.right, v.basis, rank=self.static.max_rank, sweeps=self.static.sweeps)
+        top = top_triplets(
+            self.table, v.moved, v.left, v.right, v.basis, rank=self.static.max_rank, sweeps=self.static.sweeps
+        )
         values = jnp.maximum(top.s - step * self.lam, 0) / (1 + step * self.ridge)
         return _iterate_of(self.table, top.u, values, top.vt.T, top.basis)
 
@@ -273,10 +191,10 @@ class _Problem(eqx.Module):
         primal = (
             0.5 * jnp.sum(weight * (inside - target) ** 2) + self.lam * jnp.sum(x.values) + 0.5 * self.ridge * square
         )
-        norm = _top(
+        norm = top_triplets(
             self.table, -grad.moved, -self.ridge * x.left, x.right, x.basis, rank=1, sweeps=self.static.sweeps
         ).s[0]
-        theta = jnp.minimum(1, jnp.where(norm > 0, self.lam / jnp.where(norm > 0, norm, 1), 1))
+        theta = jnp.minimum(1, safe_divide(self.lam, norm, 1))
         V = theta * (-grad.moved - self.ridge * inside)
         curvature = weight + self.ridge
         z = (weight * target - V) / jnp.where(curvature > 0, curvature, 1)
@@ -295,7 +213,7 @@ class _Problem(eqx.Module):
 def _iterate_of(table: SparseTable, U: Array, s: Array, V: Array, basis: Array) -> _Iterate:
     """The iterate ``U diag(s) V^T``."""
     left, right = U * s, V
-    observed = _entries(table, left, right)
+    observed = entries(table, left, right)
     pad = lambda factor: jnp.pad(factor, ((0, 0), (0, factor.shape[1])))  # noqa: E731
     return _Iterate(pad(left), pad(right), s, observed, jnp.zeros_like(observed), basis)
 
@@ -314,52 +232,13 @@ def _on_observed(a: _Iterate, b: _Iterate) -> Array:
     return jnp.vdot(a.observed, b.observed, precision=jax.lax.Precision.HIGHEST)
 
 
-def _chunked(table: SparseTable, *arrays: Array) -> tuple[Array, ...]:
-    size = min(_CHUNK, table.rows.size)
-    return tuple(array.reshape(-1, size) for array in arrays)
-
-
-def _product(table: SparseTable, coefficients: Array, factor: Array, *, transposed: bool) -> Array:
-    """``S F`` or ``S^T F`` for the sparse S with these coefficients, a chunk of entries at a time."""
-    into, out_of = (table.columns, table.rows) if transposed else (table.rows, table.columns)
-
-    def add(total: Array, chunk: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        i, j, c = chunk
-        return total.at[i].add(c[:, None] * factor[j]), None
-
-    zeros = jnp.zeros((table.shape[transposed], factor.shape[1]), factor.dtype)
-    return jax.lax.scan(add, zeros, _chunked(table, into, out_of, coefficients))[0]
-
-
-def _entries(table: SparseTable, left: Array, right: Array) -> Array:
-    """Entries of ``left right^T`` at the observed places."""
-    one = lambda chunk: jnp.sum(left[chunk[0]] * right[chunk[1]], axis=-1)  # noqa: E731
-    return jax.lax.map(one, _chunked(table, table.rows, table.columns)).ravel()
-
-
-def _top(
-    table: SparseTable, coefficients: Array, left: Array, right: Array, basis: Array, *, rank: int, sweeps: int
-) -> TopSVD:
-    """Leading singular triplets of sparse plus low rank."""
-    return operator_top_svd(
-        lambda v: _product(table, coefficients, v, transposed=False) + matmul(left, matmul(right.T, v)),
-        lambda q: _product(table, coefficients, q, transposed=True) + matmul(right, matmul(left.T, q)),
-        table.shape,
-        rank,
-        oversample=basis.shape[1] - rank,
-        sweeps=sweeps,
-        start=basis,
-        dtype=basis.dtype,
-    )
-
-
 @eqx.filter_jit
 def _largest(table: SparseTable, sweeps: int) -> Array:
     n, d = table.shape
     width = min(9, n, d)
     basis = jax.random.normal(jax.random.key(0), (d, width), table.values.dtype)
     empty = jnp.zeros((n, 1), basis.dtype), jnp.zeros((d, 1), basis.dtype)
-    return _top(table, table.weights * table.values, *empty, basis, rank=1, sweeps=sweeps).s[0]
+    return top_triplets(table, table.weights * table.values, *empty, basis, rank=1, sweeps=sweeps).s[0]
 
 
 @eqx.filter_jit

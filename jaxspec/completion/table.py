@@ -131,16 +131,16 @@ def fit_table(
 
 def _check_columns(frame: Any, columns: Sequence[Any], groups: Sequence[Any]) -> None:
     if not len(columns):
-        raise ValueError("columns must name at least one column, got none")
+        raise ValueError("columns is empty; expected at least one column")
     for argument, names in (("columns", columns), ("groups", groups)):
         unknown = [name for name in names if name not in frame.columns]
         if unknown:
-            raise ValueError(f"{argument} must name columns of frame, got {unknown[0]!r}")
+            raise ValueError(f"{argument} has {unknown[0]!r}; expected columns of frame")
     for name in columns:
         if frame[name].dtype.kind not in "biuf":
-            raise TypeError(f"column {name!r} must be numeric, got dtype {frame[name].dtype}")
+            raise TypeError(f"column {name!r} has dtype {frame[name].dtype}; expected numbers")
         if np.isinf(frame[name].to_numpy(dtype=float, na_value=np.nan)).any():
-            raise ValueError(f"column {name!r} must be finite or missing, got an infinite value")
+            raise ValueError(f"column {name!r} has an infinite value; expected finite or missing ones")
 
 
 def _warn_of_empty(W: np.ndarray, columns: Sequence[Any], standardise: bool) -> None:
@@ -170,9 +170,9 @@ def _chosen(
         return groups, float(lam), float("nan")
     if not choose:
         choice = cv_lambda(Game(groups), Y, W, None, key, splits=splits)
-        return groups, float(choice.lam), float(choice.noise_level)
+        return groups, float(choice.lam), float(choice.hold_out_error)
     choice = choose_groups(Y, W, groups, None, key, splits=splits)
-    return choice.groups, float(choice.lam), float(choice.error)
+    return choice.groups, float(choice.lam), float(choice.hold_out_error)
 
 
 def _report(Y: Array, W: np.ndarray, groups: Groups, result: CompletionResult) -> dict[str, Any]:

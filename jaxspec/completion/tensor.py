@@ -15,6 +15,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxspec.checks import check_numbers
 from jaxspec.completion import blocks as regularisers
 from jaxspec.completion import validation
 from jaxspec.completion.metrics import TruthError
@@ -117,7 +118,7 @@ def complete_tensor(
     zeros = isinstance(regularizer, str) and regularizer != "tubal"
     tensor, mask, dtype = validation.observations(tensor, mask, validate, zero_slices=zeros)
     validation.options(lam, obs_weights, over_relaxation, tol, stop)
-    validation.positive(rho=rho, rho_scale=rho_scale)
+    check_numbers(0, ends="()", rho=rho, rho_scale=rho_scale)
     validation.box(lower, upper)
     blocks = build_blocks(tensor.shape, regularizer, weights, svt)
     lam = positive_lam(lam, tensor.dtype)
@@ -158,16 +159,16 @@ def build_blocks(shape: Sequence[int], regularizer: Regularizer, weights: Any, m
     """
     if not isinstance(regularizer, str):
         if not regularizer:
-            raise ValueError("regularizer must hold at least one block")
+            raise ValueError("regularizer is empty; expected at least one block")
         if weights is not None:
-            raise ValueError("weights must be None where regularizer is a sequence of blocks: they carry their own")
+            raise ValueError("weights are given with a sequence of blocks; expected None: blocks carry their own")
         return tuple(regularizer)
     if regularizer in ("square", "tubal"):
         if weights is not None:
-            raise ValueError(f"weights must be None for regularizer {regularizer!r}, which has one term")
+            raise ValueError(f"weights are given with regularizer {regularizer!r}; expected None: it has one term")
         return regularisers.square(shape, method=method) if regularizer == "square" else regularisers.tubal(shape)
     if regularizer not in ("snn", "tt"):
-        raise ValueError(f"regularizer must be 'snn', 'tt', 'square', 'tubal' or blocks, got {regularizer!r}")
+        raise ValueError(f"regularizer is {regularizer!r}; expected 'snn', 'tt', 'square', 'tubal' or blocks")
     if regularizer == "tt" and weights is None:
         return regularisers.tensor_train(shape, method=method)
     modes = None if regularizer == "snn" else [tuple(range(k)) for k in range(1, len(shape))]
@@ -279,14 +280,14 @@ def _start(init: Any, rho: Any, rho_scale: Any, problem: Problem, blocks: tuple[
     if init is not None and not isinstance(init, WarmStart):
         init = WarmStart(jnp.asarray(init, tensor.dtype))
     if init is not None:
-        validation.positive(rho_scale=init.rho_scale)
+        check_numbers(0, ends="()", rho_scale=init.rho_scale)
         free = ~problem.mask if problem.lam is None else None  # the exact problem overwrites the other entries
         init = WarmStart(validation.like("init", init.x, tensor, where=free), init.duals, init.rho_scale)
     if rho_scale is None:
         cold = init is None or init.has_duals
         rho_scale = (1.0 if cold else 10.0) if init is None or init.rho_scale is None else init.rho_scale
     if rho is not None and jnp.shape(rho) not in ((), (1,), (len(blocks),)):
-        raise ValueError(f"rho must be a number or one per block ({len(blocks)}), got shape {jnp.shape(rho)}")
+        raise ValueError(f"rho has shape {jnp.shape(rho)}; expected a number or ({len(blocks)},), one per block")
     as_array = lambda value: None if value is None else jnp.asarray(value, tensor.dtype)  # noqa: E731
     return _Start(init, None, as_array(rho), as_array(rho_scale))
 

@@ -53,7 +53,7 @@ def fold(matrix: Shaped[Array, "rows columns"], modes: Modes, shape: Sequence[in
     order = rows + columns
     expected = (math.prod(shape[mode] for mode in rows), math.prod(shape[mode] for mode in columns))
     if matrix.shape != expected:
-        raise ValueError(f"matrix must have shape {expected} for modes {rows} of {tuple(shape)}, got {matrix.shape}")
+        raise ValueError(f"matrix has shape {matrix.shape}; expected {expected} for modes {rows} of {tuple(shape)}")
     inverse = sorted(range(len(shape)), key=order.__getitem__)
     return jnp.transpose(matrix.reshape([shape[mode] for mode in order]), inverse)
 
@@ -73,5 +73,5 @@ def split_modes(ndim: int, modes: Modes) -> tuple[tuple[int, ...], tuple[int, ..
     """
     rows = (modes,) if isinstance(modes, int) else tuple(modes)
     if not rows or len(set(rows)) != len(rows) or len(rows) >= ndim or not all(0 <= mode < ndim for mode in rows):
-        raise ValueError(f"modes must be a proper non-empty subset of 0..{ndim - 1} without repetition, got {modes}")
+        raise ValueError(f"modes is {modes}; expected some, not all, of 0..{ndim - 1}, each once")
     return tuple(sorted(rows)), tuple(mode for mode in range(ndim) if mode not in rows)

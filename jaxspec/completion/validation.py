@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxspec.checks import warn_caller
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import check_numbers, interval, is_concrete, warn_caller
 from jaxspec.solvers import ADMMInfo
 from jaxspec.solvers.loop import DIVERGED, EMPTY, MAX_ITER, STALLED
 
@@ -42,16 +41,16 @@ def observations(
     """
     tensor = jnp.asarray(tensor)
     if jnp.iscomplexobj(tensor):
-        raise TypeError(f"{name} must be real, got dtype {tensor.dtype}")
+        raise TypeError(f"{name} has dtype {tensor.dtype}; expected real numbers")
     if tensor.ndim < 2:
-        raise ValueError(f"{name} must have at least two modes, got shape {tensor.shape}")
+        raise ValueError(f"{name} has shape {tensor.shape}; expected at least two modes")
     if jax.typeof(tensor).sharding.mesh.explicit_axes:
         raise ValueError(
-            f"{name} must be sharded over mesh axes of type jax.sharding.AxisType.Auto, got explicit ones: the layout "
+            f"{name} is sharded over explicit mesh axes; expected axes of type jax.sharding.AxisType.Auto: the layout "
             "of its rearrangements is the compiler's"
         )
     if 0 in tensor.shape:
-        raise ValueError(f"{name} must not be empty, got shape {tensor.shape}")
+        raise ValueError(f"{name} has shape {tensor.shape}; expected at least one entry")
     floating = jnp.issubdtype(tensor.dtype, jnp.floating)
     dtype = tensor.dtype if floating else jnp.dtype(jnp.float32)
     tensor = tensor.astype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
@@ -63,28 +62,21 @@ def observations(
 
 def _boolean_mask(mask: Any, shape: tuple[int, ...], validate: bool) -> Array:
     if jnp.shape(mask) != shape:
-        raise ValueError(f"mask must have the shape {shape} of tensor, got {jnp.shape(mask)}")
+        raise ValueError(f"mask has shape {jnp.shape(mask)}; expected that of tensor, {shape}")
     mask = jnp.asarray(mask)
     if mask.dtype == bool:
         return mask
     if not jnp.issubdtype(mask.dtype, jnp.number) or jnp.iscomplexobj(mask):
-        raise TypeError(f"mask must be boolean or hold 0 and 1, got dtype {mask.dtype}")
+        raise TypeError(f"mask has dtype {mask.dtype}; expected booleans, or 0 and 1")
     if validate and is_concrete(mask):
-        bad = np.asarray((mask != 0) & (mask != 1))
-        if bad.any():
-            raise ValueError(f"mask must be boolean or hold only 0 and 1, got {np.asarray(mask)[bad].flat[0]}")
+        checked(mask, (mask == 0) | (mask == 1), "mask", "booleans, or 0 and 1")
     return mask != 0
 
 
 def _check_observed(
     tensor: np.ndarray, mask: np.ndarray, zero_slices: bool, name: str, parts: tuple[str, ...] | None
 ) -> None:
-    bad = mask & ~np.isfinite(tensor)
-    if bad.any():
-        first = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
-            f"{name} must be finite where observed, got {int(bad.sum())} entries that are not, the first at {first}"
-        )
+    checked(tensor, ~mask | np.isfinite(tensor), name, "finite numbers where observed")
     if not mask.any():
         warn_caller("no entry is observed: the completion is zero")
         return
@@ -115,11 +107,9 @@ def observation_weights(weights: Any, tensor: Array, validate: bool) -> Array | 
         return None
     weights = jnp.asarray(weights, tensor.dtype)
     if weights.shape != tensor.shape:
-        raise ValueError(f"obs_weights must have the shape {tensor.shape} of tensor, got {weights.shape}")
+        raise ValueError(f"obs_weights has shape {weights.shape}; expected that of tensor, {tensor.shape}")
     if validate and is_concrete(weights):
-        values = np.asarray(weights)
-        if not (np.isfinite(values) & (values >= 0)).all():
-            raise ValueError(f"obs_weights must be non-negative and finite, got a smallest value of {values.min()}")
+        checked(weights, jnp.isfinite(weights) & (weights >= 0), "obs_weights", "finite numbers >= 0")
     return weights
 
 
@@ -145,42 +135,49 @@ def table(
     """
     Y = jnp.asarray(Y)
     if Y.ndim != 2:
-        raise ValueError(f"{names[0]} must be a matrix, got shape {Y.shape}")
+        raise ValueError(f"{names[0]} has shape {Y.shape}; expected a matrix")
     if W is not None and jnp.shape(W) != Y.shape:
-        raise ValueError(f"{names[1]} must have the shape {Y.shape} of {names[0]}, got {jnp.shape(W)}")
+        raise ValueError(f"{names[1]} has shape {jnp.shape(W)}; expected that of {names[0]}, {Y.shape}")
     if jnp.iscomplexobj(W):
-        raise TypeError(f"{names[1]} must be real, got dtype {jnp.result_type(W)}")
+        raise TypeError(f"{names[1]} has dtype {jnp.result_type(W)}; expected real numbers")
     W = jnp.isfinite(Y) if W is None else jnp.asarray(W)
     if validate:
-        text = f"{names[1]} must be non-negative and finite"
-        W = checked(W, jnp.isfinite(W) & (W >= 0), text, lambda w: f"{text}, got {w.min()} to {w.max()}")
+        W = checked(W, jnp.isfinite(W) & (W >= 0), names[1], "finite numbers >= 0")
     raw = Y
     Y, seen, dtype = observations(raw, W > 0, validate and warn, name=names[0], parts=("rows", "columns"))
     if validate and not (warn and is_concrete(raw, W)):
-        Y = checked(Y, jnp.isfinite(Y), f"{names[0]} must be finite where observed")
+        Y = checked(Y, jnp.isfinite(Y), names[0], "finite numbers where observed")
     return Y, jnp.where(seen, W, 0).astype(Y.dtype), dtype
 
 
-def checked(value: Array, good: Array, expected: str, message: Any = None) -> Array:
+def checked(value: Any, good: Any, name: str, expected: str) -> Any:
     """The value; raises now where it is known, and when the program runs where it is traced.
 
     Args:
         value: an array.
         good: True where it is as expected.
-        expected: the message for a traced value.
-        message: value as a NumPy array -> the message for a known one.
+        name: of the argument, for the message.
+        expected: of it, for the message.
 
     Returns:
         The value.
 
     Raises:
-        ValueError: for a known value that is not good.
+        ValueError: for a known value that is not good, with the first such entry.
     """
     if is_concrete(value, good):
-        if not np.asarray(good).all():
-            raise ValueError(expected if message is None else message(np.asarray(value)))
+        if not np.all(good):
+            raise ValueError(f"{name} {_found(np.asarray(value), np.asarray(good))}; expected {expected}")
         return value
-    return eqx.error_if(value, ~good, expected)
+    return eqx.error_if(value, ~good, f"{name} holds other values; expected {expected}")
+
+
+def _found(value: np.ndarray, good: np.ndarray) -> str:
+    if not value.ndim:
+        return f"is {value}"
+    bad = np.argwhere(~good)
+    more = f" ({len(bad)} such entries)" if len(bad) > 1 else ""
+    return f"holds {value[tuple(bad[0])]} at {bad[0].tolist()}{more}"
 
 
 def numbers(dtype: Any, **options: Any) -> tuple[Array, ...]:
@@ -200,9 +197,7 @@ def numbers(dtype: Any, **options: Any) -> tuple[Array, ...]:
     for name, value in options.items():
         not_a_choice(name, value)
         array = jnp.asarray(value, dtype)
-        text = f"{name} must be non-negative and finite"
-        message = lambda values, text=text: f"{text}, got {values.tolist()}"  # noqa: E731
-        arrays.append(checked(array, jnp.isfinite(array) & (array >= 0), text, message))
+        arrays.append(checked(array, jnp.isfinite(array) & (array >= 0), name, interval(0, many=array.ndim > 0)))
     return tuple(arrays)
 
 
@@ -232,7 +227,7 @@ def lambda_grid(lams: Any, dtype: Any) -> Array:
     """
     (lams,) = numbers(dtype, lams=lams)
     if lams.ndim != 1 or not lams.size:
-        raise ValueError(f"lams must be a non-empty list of numbers, got shape {lams.shape}")
+        raise ValueError(f"lams has shape {lams.shape}; expected one axis, at least one number")
     return lams
 
 
@@ -252,8 +247,8 @@ def start(name: str, value: Any, Y: Array) -> Array:
     """
     array = jnp.asarray(value, Y.dtype)
     if array.shape != Y.shape:
-        raise ValueError(f"{name} must have the shape {Y.shape} of Y, got {array.shape}")
-    return checked(array, jnp.isfinite(array), f"{name} must be finite")
+        raise ValueError(f"{name} has shape {array.shape}; expected that of Y, {Y.shape}")
+    return checked(array, jnp.isfinite(array), name, "finite numbers")
 
 
 def normalised_weights(weights: Any, count: int) -> Any:
@@ -271,28 +266,14 @@ def normalised_weights(weights: Any, count: int) -> Any:
     """
     if not is_concrete(weights):
         if weights.shape != (count,):
-            raise ValueError(f"weights must have one entry per unfolding ({count}), got shape {weights.shape}")
+            raise ValueError(f"weights has shape {weights.shape}; expected ({count},), one entry per unfolding")
         return weights / jnp.sum(weights)
     values = np.asarray(weights, dtype=float)
     if values.shape != (count,):
-        raise ValueError(f"weights must have one entry per unfolding ({count}), got shape {values.shape}")
+        raise ValueError(f"weights has shape {values.shape}; expected ({count},), one entry per unfolding")
     if not (np.isfinite(values) & (values >= 0)).all() or values.sum() == 0:
-        raise ValueError(f"weights must be non-negative, finite and not all 0, got {values.tolist()}")
+        raise ValueError(f"weights is {values.tolist()}; expected finite numbers >= 0, not all 0")
     return [float(value) for value in values / values.sum()]
-
-
-def positive(**values: Any) -> None:
-    """Raises `ValueError` for a number (or an entry of an array) that is not positive and finite.
-
-    Args:
-        **values: by the name of the argument; None and traced values pass.
-    """
-    for name, value in values.items():
-        if value is None or not is_concrete(value):
-            continue
-        array = np.asarray(value, dtype=float)
-        if not (np.isfinite(array) & (array > 0)).all():
-            raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 def box(lower: Any, upper: Any) -> None:
@@ -304,10 +285,10 @@ def box(lower: Any, upper: Any) -> None:
     """
     for name, value in {"lower": lower, "upper": upper}.items():
         if value is not None and is_concrete(value) and np.isnan(np.asarray(value, dtype=float)).any():
-            raise ValueError(f"{name} must not be NaN, got {value}")
+            raise ValueError(f"{name} is {value}; expected numbers, infinite ones among them")
     known = lower is not None and upper is not None and is_concrete(lower, upper)
     if known and not np.all(np.asarray(lower) <= np.asarray(upper)):
-        raise ValueError(f"lower must not exceed upper, got {lower} and {upper}")
+        raise ValueError(f"lower is {lower} and upper {upper}; expected lower <= upper")
 
 
 def like(name: str, value: Any, tensor: Array, *, where: Any = None) -> Array:
@@ -328,13 +309,11 @@ def like(name: str, value: Any, tensor: Array, *, where: Any = None) -> Array:
     array = jnp.asarray(value, tensor.dtype)
     ends = zip(array.shape[::-1], tensor.shape[::-1], strict=False)
     if array.ndim > tensor.ndim or not all(side in (1, full) for side, full in ends):
-        raise ValueError(f"{name} must broadcast to the shape {tensor.shape} of tensor, got shape {array.shape}")
+        raise ValueError(f"{name} has shape {array.shape}; expected one that broadcasts to {tensor.shape}")
     array = jnp.broadcast_to(array, tensor.shape)
     where = jnp.asarray(True if where is None else where)
     if is_concrete(array, where):
-        bad = int(jnp.sum(where & ~jnp.isfinite(array)))
-        if bad:
-            raise ValueError(f"{name} must be finite, got {bad} entries that are not")
+        checked(array, ~where | jnp.isfinite(array), name, "finite numbers")
     return array
 
 
@@ -348,10 +327,10 @@ def resumable(init: Any, tensor: Array, blocks: Any) -> None:
     """
     x = init.state.x
     if x.shape != tensor.shape or x.dtype != tensor.dtype:
-        raise ValueError(f"init must be a result for {tensor.dtype}{tensor.shape} data, got one for {x.dtype}{x.shape}")
+        raise ValueError(f"init is a result for {x.dtype}{x.shape} data; expected one for {tensor.dtype}{tensor.shape}")
     layouts = [[(block.gather, block.count.shape) for block in terms] for terms in (blocks, init.blocks)]
     if layouts[0] != layouts[1]:
-        raise ValueError("init must be a result for the same regularizer, got one with other blocks")
+        raise ValueError("init is a result with other blocks; expected one for the same regularizer")
 
 
 def options(lam: Any, obs_weights: Any, over_relaxation: Any, tol: Any, stop: Any) -> None:
@@ -367,15 +346,14 @@ def options(lam: Any, obs_weights: Any, over_relaxation: Any, tol: Any, stop: An
     not_a_choice("lam", lam)
     exact = lam is None or (is_concrete(lam) and float(lam) == 0)
     if not exact and is_concrete(lam) and not 0 < float(lam) < float("inf"):
-        raise ValueError(f"lam must be positive and finite (or None or 0: exact), got {lam}")
+        raise ValueError(f"lam is {lam}; expected a finite number > 0 (or None or 0: exact)")
     if obs_weights is not None and exact:
-        raise ValueError("obs_weights need lam > 0: the exact problem keeps observed entries whatever their weight")
-    if is_concrete(over_relaxation) and not 0 < float(over_relaxation) < 2:
-        raise ValueError(f"over_relaxation must be in (0, 2), got {over_relaxation}")
+        raise ValueError("obs_weights are given for the exact problem; expected lam > 0, where weights count")
+    check_numbers(0, 2, ends="()", over_relaxation=over_relaxation)
     if tol is not None and stop is not None:
-        raise ValueError("tol belongs to the default stopping rule: give it to the rule in stop instead")
+        raise ValueError("tol and stop are given; expected one of them: the rule in stop has a tol of its own")
     if tol is not None and is_concrete(tol) and not float(tol) >= 0:
-        raise ValueError(f"tol must be non-negative, got {tol}")
+        raise ValueError(f"tol is {tol}; expected a number >= 0")
 
 
 def raise_unless_converged(info: ADMMInfo) -> None:

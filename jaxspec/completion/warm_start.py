@@ -76,7 +76,7 @@ def polar_duals(
         ValueError: for a block that is not a stack of nuclear norms.
     """
     if not all(hasattr(block.prox, "thresholds") for block in blocks):
-        raise ValueError("duals='polar' needs a regulariser made of nuclear norms of matrices")
+        raise ValueError("duals is 'polar'; expected a regulariser made of nuclear norms of matrices")
 
     def dual(block: Block) -> Array:
         thresholds = factor * block.prox.thresholds(block.data, x.dtype)[..., None]
@@ -97,7 +97,7 @@ def dual_from_low_rank(
     ranks: Sequence[int],
     *,
     weights: Sequence[float] | None = None,
-    iters: int = 40,
+    steps: int = 40,
 ) -> tuple[Array, ...]:
     """Duals for the exact problem at a low-rank tensor, by alternating between the two conditions that they must meet.
 
@@ -110,7 +110,7 @@ def dual_from_low_rank(
         mask: True where observed.
         ranks: rank of each plain unfolding of x.
         weights: alpha_i of the plain unfoldings; None: 1/N each. Normalised to sum 1, as in `complete_tensor`.
-        iters: number of alternations (static).
+        steps: number of alternations (static).
 
     Returns:
         One array per block of ``blocks.unfoldings(x.shape, weights)``, for `WarmStart`.
@@ -120,24 +120,22 @@ def dual_from_low_rank(
             one, or all weights 0.
     """
     if len(ranks) != x.ndim or any(not 1 <= rank <= x.shape[mode] for mode, rank in enumerate(ranks)):
-        raise ValueError(
-            f"ranks must hold one rank per mode, each from 1 to its length in {x.shape}, got {tuple(ranks)}"
-        )
+        raise ValueError(f"ranks is {tuple(ranks)}; expected one rank per mode, each from 1 to its length in {x.shape}")
     weights = normalised_weights([1.0] * x.ndim if weights is None else weights, x.ndim)
     blocks = unfoldings(x.shape, weights)
     parts = tuple(_low_rank(block, x, tuple(ranks)) for block in blocks)
-    return _alternated(blocks, parts, mask, iters)
+    return _alternated(blocks, parts, mask, steps)
 
 
 @eqx.filter_jit
 def _alternated(
-    blocks: tuple[Block, ...], parts: tuple[_LowRank, ...], mask: Bool[Array, "..."], iters: int
+    blocks: tuple[Block, ...], parts: tuple[_LowRank, ...], mask: Bool[Array, "..."], steps: int
 ) -> tuple[Array, ...]:
     def body(_: Array, duals: tuple[Array, ...]) -> tuple[Array, ...]:
         duals = _off_support_removed(blocks, duals, mask)
         return tuple(part.sign + _complement(part, w) for part, w in zip(parts, duals, strict=True))
 
-    duals = jax.lax.fori_loop(0, iters, body, tuple(part.sign for part in parts))
+    duals = jax.lax.fori_loop(0, steps, body, tuple(part.sign for part in parts))
     return _off_support_removed(blocks, duals, mask)
 
 

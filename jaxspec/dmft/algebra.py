@@ -36,8 +36,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxspec.checks import check_integers, check_numbers
 from jaxspec.dmft.bulk import Number
-from jaxspec.dmft.checks import check_integers, check_numbers
 from jaxspec.linalg.normalisation import matmul
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -203,7 +203,7 @@ def connect(
             if side not in spaces:
                 raise ValueError(f"link {name!r} names the space {side!r}; expected one of {sorted(spaces)}")
         check_integers(1, products=link.products)
-        check_numbers(0, closed=False, aspect=link.aspect, sigma2=link.sigma2)
+        check_numbers(0, ends="()", aspect=link.aspect, sigma2=link.sigma2)
         slots[name] = sizes[link.left], sizes[link.right] + (link.products if link.left == link.right else 0)
         sizes[link.left] += link.products
         sizes[link.right] += link.products

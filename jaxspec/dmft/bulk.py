@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxspec.dmft.checks import check_numbers
+from jaxspec.checks import check_numbers
 
 Number = Float[Array, ""] | Int[Array, ""] | float
 
@@ -110,7 +110,7 @@ def marchenko_pastur(
         >>> float(density[0]), float(density[1]), float(edges[1])
         (0.5513, 0.0, 2.0)
     """
-    check_numbers(0, closed=False, aspect=aspect, sigma2=sigma2)
+    check_numbers(0, ends="()", aspect=aspect, sigma2=sigma2)
     low, high = jnp.sqrt(sigma2) * jnp.abs(1 - jnp.sqrt(aspect)), upper_edge(aspect, sigma2)
     square = (high**2 - sv**2) * (sv**2 - low**2)
     inside = (square > 0) & (sv > 0)
@@ -170,8 +170,8 @@ def generalized_mp(
         >>> float(density[0]), float(edge)
         (0.551, 2.000)
     """
-    check_numbers(0, closed=False, aspect=aspect)
-    check_numbers(0, closed=True, population=population, weights=weights)
+    check_numbers(0, ends="()", aspect=aspect)
+    check_numbers(0, population=population, weights=weights)
     return _generalized(sv, population, weights, aspect)
 
 

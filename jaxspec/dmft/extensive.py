@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxspec.checks import check_integers, check_numbers
 from jaxspec.dmft.bulk import Number, generalized_mp, marchenko_pastur_nodes
-from jaxspec.dmft.checks import check_integers, check_numbers
 
 
 class ExtensiveModes(NamedTuple):
@@ -58,8 +58,8 @@ def extensive_modes(
         Array([0.7..., 1.73...], dtype=float32)
     """
     check_integers(1, steps=steps)
-    check_numbers(0, closed=False, eta=eta, sigma2=sigma2, sigma2_v=sigma2_v)
-    check_numbers(0, closed=True, b=b)
+    check_numbers(0, ends="()", eta=eta, sigma2=sigma2, sigma2_v=sigma2_v)
+    check_numbers(0, b=b)
 
     def step(state, _):
         p, q, r = state
@@ -101,7 +101,7 @@ class FrozenConfig(eqx.Module):
         """Refuse what is known to be out of range."""
         check_numbers(
             0,
-            closed=False,
+            ends="()",
             nu=self.nu,
             outputs=self.outputs,
             gamma0=self.gamma0,
@@ -150,7 +150,7 @@ def extensive_frozen(cfg: FrozenConfig, t: Int[Array, ""] | int, *, nodes: int =
         3.003
     """
     check_integers(2, nodes=nodes)
-    check_numbers(0, closed=True, t=t)
+    check_numbers(0, t=t)
     ratio = jnp.asarray(cfg.outputs / cfg.nu, float)
     kappa, shares = marchenko_pastur_nodes(ratio, jnp.asarray(cfg.sigma2_v, float), nodes)
     share = jnp.minimum(ratio, 1.0)

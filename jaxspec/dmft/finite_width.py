@@ -18,8 +18,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxspec.checks import check_numbers
 from jaxspec.dmft.bulk import Number
-from jaxspec.dmft.checks import check_numbers
 
 
 class FiniteWidth(NamedTuple):
@@ -61,7 +61,7 @@ def finite_width(
         >>> float(bars.deviation), float(bars.relative_error)
         (0.1, 0.5)
     """
-    check_numbers(0, closed=False, small=small, size=size)
+    check_numbers(0, ends="()", small=small, size=size)
     count = len(networks)
     if count < 2 or networks.shape[1:] != theory.shape:
         raise ValueError(

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxspec.dmft.checks import check_integers
+from jaxspec.checks import check_integers
 from jaxspec.dmft.fields import SpikeFields
 from jaxspec.dmft.linear_config import LinearConfig
 from jaxspec.dmft.linear_network import history, initial, sides, take_step, update_rates

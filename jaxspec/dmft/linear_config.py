@@ -6,10 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxspec.checks import check_choice
+from jaxspec.checks import check_choice, check_integers, check_numbers, is_concrete
 from jaxspec.dmft.bulk import Number
-from jaxspec.dmft.checks import check_decay, check_integers, check_numbers, check_schedule
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.dmft.checks import check_decay, check_schedule
 
 
 class LinearConfig(eqx.Module):
@@ -62,8 +61,8 @@ class LinearConfig(eqx.Module):
         optional = {"alpha": self.alpha, "batch_ratio": self.batch_ratio}
         given = {name: value for name, value in optional.items() if value is not None}
         positive = {"nu": self.nu, "gamma0": self.gamma0, "eta": self.eta, "sigma2": self.sigma2}
-        check_numbers(0, closed=False, **positive, **given)
-        check_numbers(0, closed=True, noise=self.noise, momentum=self.momentum)
+        check_numbers(0, ends="()", **positive, **given)
+        check_numbers(0, noise=self.noise, momentum=self.momentum)
         check_decay(self.eta, self.weight_decay)
         if is_concrete(self.momentum) and np.any(np.asarray(self.momentum) >= 1):
             raise ValueError(f"momentum is {self.momentum}; expected 0 <= momentum < 1")

@@ -36,14 +36,13 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Key
 
-from jaxspec.checks import check_choice
+from jaxspec.checks import check_choice, check_integers, check_numbers, finite, is_concrete
 from jaxspec.dmft.bulk import Number
-from jaxspec.dmft.checks import check_decay, check_integers, check_numbers, check_schedule
+from jaxspec.dmft.checks import check_decay, check_schedule
 from jaxspec.dmft.fields import SpikeFields, remembered
 from jaxspec.dmft.site_records import Problem, Rules
 from jaxspec.dmft.sites import match_moments, root_of, sweep
 from jaxspec.linalg import eigh
-from jaxspec.linalg.concrete import is_concrete
 
 
 class NonlinearSolution(NamedTuple):
@@ -130,7 +129,7 @@ def solve_nonlinear(
         [0.0, 0.07, 0.15]
     """
     check_integers(1, depth=depth, steps=steps, site_chunk=site_chunk)
-    check_numbers(0, closed=False, eta=eta, gamma0=gamma0, sigma_w=sigma_w)
+    check_numbers(0, ends="()", eta=eta, gamma0=gamma0, sigma_w=sigma_w)
     check_decay(eta, weight_decay)
     for name, value in {"eta": eta, "weight_decay": weight_decay}.items():
         check_schedule(name, value, steps)
@@ -248,12 +247,10 @@ def _check_points(kx: Any, y: Any) -> None:
         raise ValueError(f"kx has shape {jnp.shape(kx)} and y {jnp.shape(y)}; expected (P, P) and (P,)")
     if not is_concrete(kx, y):
         return
-    if not (np.isfinite(np.asarray(kx)).all() and np.isfinite(np.asarray(y)).all()):
-        raise ValueError("kx or y is not finite")
-    kx = jnp.asarray(kx, float)
+    kx, y = finite("kx", jnp.asarray(kx, float)), finite("y", jnp.asarray(y, float))
     scale = float(jnp.max(jnp.abs(kx)))
     if float(jnp.max(jnp.abs(kx - kx.T))) > _tolerance(kx) * scale:
-        raise ValueError(f"kx is not symmetric: it differs from its transpose by {jnp.max(jnp.abs(kx - kx.T)):.3g}")
+        raise ValueError(f"kx differs from its transpose by {jnp.max(jnp.abs(kx - kx.T)):.3g}; expected symmetry")
     low = float(eigh(kx)[0][0])
     if low < -_tolerance(kx) * max(float(jnp.trace(kx)), scale) or not scale > 0:
         raise ValueError(f"kx has the eigenvalue {low:.3g}; expected a positive semi-definite kernel, not zero")
@@ -262,7 +259,9 @@ def _check_points(kx: Any, y: Any) -> None:
 def _check_sites(num_sites, least, mesh, axis):
     check_integers(2, num_sites=num_sites)
     if num_sites <= least:
-        raise ValueError(f"num_sites is {num_sites}; matched moments need more than 2 (steps + 1) P + 1 = {least}")
+        raise ValueError(
+            f"num_sites is {num_sites}; expected more than 2 (steps + 1) P + 1 = {least}, to match moments"
+        )
     if mesh is not None and (axis not in mesh.shape or num_sites % mesh.shape[axis]):
         raise ValueError(f"num_sites is {num_sites}; expected a multiple of axis {axis!r} of {dict(mesh.shape)}")
 

@@ -27,11 +27,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxspec.checks import check_integers, check_numbers, is_concrete
 from jaxspec.dmft.bulk import Bath, Number, bath, bath_of_product, upper_edge
-from jaxspec.dmft.checks import check_integers, check_numbers
 from jaxspec.dmft.fields import SpikeFields
 from jaxspec.linalg import eigh, ordered
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.normalisation import matmul
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -78,7 +77,7 @@ def resolvent(fields: SpikeFields, sv: Number) -> Float[Array, "l l"]:
         Array([[0.5, 0. ],
                [0. , 0.5]], dtype=float32)
     """
-    check_numbers(0, closed=False, sv=sv)
+    check_numbers(0, ends="()", sv=sv)
     around = bath(sv, fields.aspect, fields.sigma2)
     gram = _block_diagonal(fields.C_left, fields.C_right)
     dressed = _dress(fields, around, _sides(around.left, around.right, fields)[:, None] * gram)
@@ -180,7 +179,7 @@ def escape_time(solution: Any, layer: int = 0) -> Float[Array, ""]:
         2.0
     """
     if not 0 <= layer < len(solution.layers):
-        raise IndexError(f"layer is {layer}; the solution has {len(solution.layers)} matrices")
+        raise IndexError(f"layer is {layer}; expected one of the {len(solution.layers)} matrices of the solution")
     return _escape_time(solution.layers[layer])
 
 

@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxspec.checks import check_integers, check_numbers, is_concrete
 from jaxspec.dmft.bulk import Number, marchenko_pastur, marchenko_pastur_nodes
-from jaxspec.dmft.checks import check_integers, check_numbers
-from jaxspec.linalg.concrete import is_concrete
 
 _NODES = 4096
 
@@ -83,7 +82,7 @@ def overlay(
     check_integers(1, points=points, rows=rows, columns=columns)
     if singular_values.shape != (min(shape),):
         raise ValueError(f"singular_values have shape {singular_values.shape}; expected ({min(shape)},) of {shape}")
-    check_numbers(0, closed=True, singular_values=singular_values)
+    check_numbers(0, singular_values=singular_values)
     aspect = rows / columns
     squares, weights = marchenko_pastur_nodes(aspect, 1.0, _NODES)
     law = jnp.cumsum(weights) - weights / 2
@@ -91,7 +90,7 @@ def overlay(
         if is_concrete(singular_values) and not np.median(np.asarray(singular_values)) > 0:
             raise ValueError("singular_values have the median 0; expected sigma2 for such a matrix")
         sigma2 = jnp.median(singular_values) ** 2 / jnp.interp(0.5, law, squares)
-    check_numbers(0, closed=False, sigma2=sigma2)
+    check_numbers(0, ends="()", sigma2=sigma2)
     sigma2 = jnp.asarray(sigma2, float)
     root = rows**0.5 + columns**0.5
     fluctuation = root * (rows**-0.5 + columns**-0.5) ** (1 / 3)

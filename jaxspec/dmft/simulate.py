@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxspec.checks import check_integers, check_numbers
 from jaxspec.dmft.bulk import Number
-from jaxspec.dmft.checks import check_decay, check_integers, check_numbers, check_schedule
+from jaxspec.dmft.checks import check_decay, check_schedule
 from jaxspec.dmft.linear_config import LinearConfig
 from jaxspec.linalg import operator_top_svd
 from jaxspec.linalg.normalisation import matmul
@@ -88,62 +89,85 @@ def simulate_linear(
     return _linear(key, cfg.as_mup(), (dimension, width, samples), plan)
 
 
+class _LinearTask(eqx.Module):
+    """What a linear network is trained on.
+
+    Attributes:
+        cfg: of the network.
+        key: of the rows.
+        beta: targets, orthonormal rows, (outputs, D).
+        samples: rows of a batch; None: the population (static).
+    """
+
+    cfg: LinearConfig
+    key: Array
+    beta: Array
+    samples: int | None = eqx.field(static=True)
+
+    def predictor(self, params: list[Array]) -> Array:
+        """The network's own targets, (outputs, D)."""
+        row = params[-1]
+        for w in params[-2::-1]:
+            row = row @ (w / jnp.sqrt(w.shape[1]))
+        return row / (self.cfg.gamma * jnp.sqrt(params[-1].shape[1]))
+
+    def batch(self, t: Array | int) -> tuple[Array, Array]:
+        """Rows of update t and their noisy values; the same ones for every t unless they are fresh."""
+        dimension = self.beta.shape[1]
+        own = jax.random.fold_in(self.key, 0 if self.cfg.batch_ratio is None else t)
+        x, noise = jax.random.split(own)
+        x = jax.random.normal(x, (self.samples, dimension)) / jnp.sqrt(dimension)
+        noise = jax.random.normal(noise, (self.samples, self.cfg.outputs))
+        return x, x @ self.beta.T * jnp.sqrt(dimension) + self.cfg.noise * noise
+
+    def test(self, params: list[Array]) -> Array:
+        """Loss on the population."""
+        return jnp.sum((self.beta - self.predictor(params)) ** 2) / 2 + self.cfg.outputs * self.cfg.noise**2 / 2
+
+    def train(self, params: list[Array], rows: tuple[Array, Array] | None) -> Array:
+        """Loss on rows and their values; None: on the population."""
+        if rows is None:
+            return self.test(params)
+        x, y = rows
+        found = x @ self.predictor(params).T * jnp.sqrt(self.beta.shape[1])
+        return jnp.sum((y - found) ** 2) / (2 * self.samples)
+
+
 @eqx.filter_jit
 def _linear(key, cfg, sizes, plan):
     dimension, width, samples = sizes
-    steps = plan.steps
     weights, targets, data = jax.random.split(key, 3)
     shapes = [(width, dimension), *[(width, width)] * (cfg.depth - 1), (cfg.outputs, width)]
     keys = jax.random.split(weights, len(shapes))
-    scale = jnp.sqrt(cfg.sigma2)
-    params = [scale * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
-    beta = _orthonormal(jax.random.normal(targets, (cfg.outputs, dimension)))
-    norms = [jnp.sqrt(w.shape[1]) for w in params[:-1]]
-
-    def predictor(params):
-        row = params[-1]
-        for w, norm in zip(params[-2::-1], norms[::-1], strict=True):
-            row = row @ (w / norm)
-        return row / (cfg.gamma * jnp.sqrt(width))
-
-    def batch(t):
-        own = jax.random.fold_in(data, 0 if cfg.batch_ratio is None else t)
-        x, noise = jax.random.split(own)
-        x = jax.random.normal(x, (samples, dimension)) / jnp.sqrt(dimension)
-        return x, x @ beta.T * jnp.sqrt(dimension) + cfg.noise * jax.random.normal(noise, (samples, cfg.outputs))
-
-    def test(params):
-        return jnp.sum((beta - predictor(params)) ** 2) / 2 + cfg.outputs * cfg.noise**2 / 2
-
-    fixed = batch(0) if samples is not None and cfg.batch_ratio is None else None
+    params = [jnp.sqrt(cfg.sigma2) * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
+    task = _LinearTask(cfg, data, _orthonormal(jax.random.normal(targets, (cfg.outputs, dimension))), samples)
+    fresh = cfg.batch_ratio is not None
+    fixed = None if samples is None or fresh else task.batch(0)
+    rates = jnp.broadcast_to(cfg.eta, (plan.steps,)) * cfg.gamma**2 * dimension
+    shrink = cfg.shrink(plan.steps)
 
     def train(params, t):
-        if samples is None:
-            return test(params)
-        x, y = batch(t) if fixed is None else fixed
-        return jnp.sum((y - x @ predictor(params).T * jnp.sqrt(dimension)) ** 2) / (2 * samples)
+        return task.train(params, task.batch(t) if fresh else fixed)
 
     def outputs(params):
-        v = predictor(params)
+        v = task.predictor(params)
         return v if fixed is None else fixed[0] @ v.T * jnp.sqrt(dimension)
-
-    rates, shrink = jnp.broadcast_to(cfg.eta, (steps,)) * cfg.gamma**2 * dimension, cfg.shrink(steps)
 
     def update(state, t):
         params, velocity = state
         loss, grads = jax.value_and_grad(train)(params, t)
-        losses = loss, test(params)
+        losses = loss, task.test(params)
         velocity = jax.tree.map(lambda u, g: cfg.momentum * u - rates[t] * g, velocity, grads)
         return (jax.tree.map(lambda p, u: shrink[t] * p + u, params, velocity), velocity), losses
 
     def spectra(params):
         mode = _kernel_mode(outputs, params, 1 if fixed is None else samples) * cfg.gamma**2 * dimension
-        matrices = [w / norm for w, norm in zip(params[:-1], norms, strict=True)]
+        matrices = [w / jnp.sqrt(w.shape[1]) for w in params[:-1]]
         return _top(matrices, plan), mode if plan.ntk else jnp.nan
 
     start = params, jax.tree.map(jnp.zeros_like, params)
     (params, _), losses, values, modes = _record(update, start, spectra, plan)
-    last = train(params, steps), test(params)
+    last = train(params, plan.steps), task.test(params)
     losses = [jnp.append(a, b) for a, b in zip(losses, last, strict=True)]
     return Simulation(*losses, values, modes)
 
@@ -190,7 +214,7 @@ def simulate_mlp(
         ValueError: arguments out of range or shapes that do not fit.
     """
     check_integers(1, width=width, depth=depth, steps=steps, top=top, sweeps=sweeps)
-    check_numbers(0, closed=False, eta=eta, gamma0=gamma0, sigma_w=sigma_w)
+    check_numbers(0, ends="()", eta=eta, gamma0=gamma0, sigma_w=sigma_w)
     check_decay(eta, weight_decay)
     for name, value in {"eta": eta, "weight_decay": weight_decay}.items():
         check_schedule(name, value, steps)

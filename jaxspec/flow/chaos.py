@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxspec.flow.checks import check_number
+from jaxspec.checks import check_numbers
 from jaxspec.flow.hamiltonian import Flow, LocalFlow
 from jaxspec.flow.objective import MeanFieldObjective
 from jaxspec.flow.steppers import damping_integral
@@ -49,7 +49,7 @@ def coupling_error(flow: Flow, position: PyTree, reference: PyTree, *, dt: Array
     Raises:
         ValueError: another method, weights, ``dt <= 0``, or a reference of another length.
     """
-    check_number("dt", dt, 0.0, closed=False)
+    check_numbers(0, ends="()", dt=dt)
     if flow.method != "leapfrog" or flow.weights is not None:
         raise ValueError(f"method is {flow.method!r}; expected leapfrog and equal weights (None)")
     lengths = {len(leaf) for leaf in jax.tree.leaves(reference)}

@@ -8,40 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import is_concrete
 from jaxspec.linalg.scaling import compute_dtype
 
 
-def check_number(name: str, value: Any, low: float, *, closed: bool) -> None:
-    """Raise `ValueError` unless ``value`` is traced, or finite and above ``low`` (``closed``: or equal).
-
-    Args:
-        name: of the argument.
-        value: a number.
-        low: its bound.
-        closed: whether the bound itself is allowed.
-    """
-    if not is_concrete(value):
-        return
-    number = float(value)
-    if not math.isfinite(number) or number < low or (number == low and not closed):
-        raise ValueError(f"{name} is {number}; expected a finite number {'>=' if closed else '>'} {low:g}")
-
-
-def check_positive_tree(name: str, tree: Any, message: str) -> None:
-    """Raise `ValueError` with ``message`` unless every leaf is traced, or positive and finite.
+def check_positive_tree(name: str, tree: Any, hint: str = "") -> None:
+    """Raise `ValueError` unless every leaf is traced, or positive and finite.
 
     Args:
         name: of the argument.
         tree: pytree of numbers.
-        message: what is expected.
+        hint: what the message says after the expectation.
     """
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     if not leaves:
         raise ValueError(f"{name} has no leaves; expected a number or a pytree of numbers")
     for path, leaf in leaves:
         if is_concrete(leaf) and not (float(leaf) > 0 and math.isfinite(float(leaf))):
-            raise ValueError(f"{message} ({name}{jax.tree_util.keystr(path)} is {leaf})")
+            raise ValueError(f"{name}{jax.tree_util.keystr(path)} is {leaf}; expected a finite number > 0{hint}")
 
 
 def check_weights(weights: Array | None) -> None:
@@ -82,7 +66,7 @@ def check_particles(position: PyTree, momentum: PyTree, weights: Array | None, *
         if shape[0] != count:
             raise ValueError(f"{name} has {shape[0]} particles and the first leaf {count}; expected the same number")
     if weights is not None and len(weights) != count:
-        raise ValueError(f"weights have length {len(weights)}; position has {count} particles")
+        raise ValueError(f"weights have length {len(weights)}; expected {count}, one per particle of position")
     if momentum is not None:
         described = [jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), t) for t in (position, momentum)]
         if described[0] != described[1]:

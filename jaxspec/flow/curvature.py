@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from jaxspec.flow.checks import check_objective, check_particles, check_weights
 from jaxspec.flow.objective import MeanFieldObjective, force
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.linalg.top_eigh import top_eigh
 
 
@@ -83,7 +84,7 @@ def _local_lipschitz(objective, position, weights, key, tol, max_sweeps):
     flat, unravel = ravel_pytree(position)
     count = jax.tree.leaves(position)[0].shape[0]
     root = jnp.sqrt(jnp.full(count, 1 / count) if weights is None else weights).astype(flat.dtype)
-    inverse = jnp.where(root > 0, 1 / jnp.where(root > 0, root, 1), 0)
+    inverse = safe_divide(1, root)
 
     def times(v, factor):
         return jax.tree.map(lambda x: x * factor.astype(x.dtype).reshape(-1, *(1,) * (x.ndim - 1)), v)

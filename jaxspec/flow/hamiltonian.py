@@ -15,7 +15,8 @@ from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxspec.flow.checks import check_number, check_objective, check_particles, check_positive_tree, check_weights
+from jaxspec.checks import check_choice, check_integers, check_numbers
+from jaxspec.flow.checks import check_objective, check_particles, check_positive_tree, check_weights
 from jaxspec.flow.kinetic import Kinetic, kinetic
 from jaxspec.flow.measure import Measure, divided, placement
 from jaxspec.flow.objective import Evaluation, MeanFieldObjective, evaluate
@@ -72,14 +73,12 @@ def hamiltonian_flow(
         )
     if method not in STEPS:
         raise ValueError(f"method is {method!r}; expected one of {tuple(STEPS)}")
-    if polar_engine not in POLAR_ENGINES:
-        raise ValueError(f"polar_engine is {polar_engine!r}; expected one of {POLAR_ENGINES}")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}; expected a number >= 1")
-    check_positive_tree("eps", eps, "eps must be > 0; for the hard polar use jaxspec.linalg.polar")
-    check_number("gamma", gamma, 0.0, closed=True)
+    check_choice("polar_engine", polar_engine, POLAR_ENGINES)
+    check_integers(1, chunk_size=chunk_size)
+    check_positive_tree("eps", eps, ": the hard polar is jaxspec.linalg.polar")
+    check_numbers(0, gamma=gamma)
     block_weights = 1.0 if block_weights is None else block_weights
-    check_positive_tree("block_weights", block_weights, "block_weights must be > 0")
+    check_positive_tree("block_weights", block_weights)
     check_weights(weights)
     return Flow(
         objective,
@@ -195,7 +194,7 @@ class Flow(eqx.Module):
         Raises:
             ValueError: ``h <= 0``.
         """
-        check_number("h", h, 0.0, closed=False)
+        check_numbers(0, ends="()", h=h)
         return _one_step(self, state, jnp.asarray(h, state.time.dtype))
 
     def vector_field(self, t: ArrayLike, y: tuple[PyTree, PyTree], args: Any = None) -> tuple[PyTree, PyTree]:

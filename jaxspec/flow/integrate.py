@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxspec.flow.checks import check_number
+from jaxspec.checks import check_integers, check_numbers
 from jaxspec.flow.hamiltonian import Flow, LocalFlow, run_local
 from jaxspec.flow.measure import placement
 from jaxspec.flow.state import FlowDiagnostics, FlowState
@@ -65,7 +65,7 @@ def integrate(
         >>> path.shape
         (5, 4, 2, 2)
     """
-    check_number("dt", dt, 0.0, closed=False)
+    check_numbers(0, ends="()", dt=dt)
     if num_steps < 1 or save_every < 1 or num_steps % save_every:
         raise ValueError(
             f"num_steps is {num_steps} and save_every is {save_every}; expected numbers >= 1, the first a multiple"
@@ -92,9 +92,8 @@ def field_path(flow: Flow, state: FlowState, *, dt: ArrayLike, num_steps: int) -
     Raises:
         ValueError: ``dt <= 0`` or ``num_steps < 1``.
     """
-    check_number("dt", dt, 0.0, closed=False)
-    if num_steps < 1:
-        raise ValueError(f"num_steps is {num_steps}; expected a number >= 1")
+    check_numbers(0, ends="()", dt=dt)
+    check_integers(1, num_steps=num_steps)
     return _path(flow, state, jnp.asarray(dt, state.time.dtype), num_steps)
 
 

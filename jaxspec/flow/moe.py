@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxspec.flow.checks import check_number
+from jaxspec.checks import check_integers, check_numbers
 from jaxspec.flow.objective import MeanFieldObjective
 
 Expert = dict[str, Float[Array, "rows columns"]]
@@ -42,11 +42,8 @@ class SmoothMoEBlock(eqx.Module):
 
     def __check_init__(self):
         """Refuse sizes and numbers out of range."""
-        for name in ("dim", "key_dim", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a number >= 1")
-        check_number("tau", self.tau, 0.0, closed=False)
-        check_number("floor", self.floor, 0.0, closed=False)
+        check_integers(1, dim=self.dim, key_dim=self.key_dim, hidden=self.hidden)
+        check_numbers(0, ends="()", tau=self.tau, floor=self.floor)
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:

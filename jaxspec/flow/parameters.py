@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxspec.flow.checks import check_number
+from jaxspec.checks import check_choice, check_numbers, is_concrete
 from jaxspec.flow.kinetic import kinetic
-from jaxspec.linalg.concrete import is_concrete
 
 _FORMS = ("ema", "heavy_ball")
 
@@ -65,10 +64,10 @@ def flow_to_muon(h: ArrayLike, gamma: ArrayLike, eps: ArrayLike, form: str = "em
         >>> [round(float(p), 4) for p in flow_to_muon(0.1, 2.0, 0.5)]
         [0.1, 0.8187, 1.0]
     """
-    _check_form(form)
-    check_number("h", h, 0.0, closed=False)
-    check_number("gamma", gamma, 0.0, closed=form != "ema")
-    check_number("eps", eps, 0.0, closed=False)
+    check_choice("form", form, _FORMS)
+    check_numbers(0, ends="()", h=h)
+    check_numbers(0, ends="()" if form == "ema" else "[)", gamma=gamma)
+    check_numbers(0, ends="()", eps=eps)
     h, gamma, eps = (jnp.asarray(a, float) for a in (h, gamma, eps))
     return MuonParams(h, jnp.exp(-gamma * h), gamma * eps if form == "ema" else eps)
 
@@ -92,9 +91,9 @@ def muon_to_flow(lr: ArrayLike, beta: ArrayLike, eps: ArrayLike, form: str = "em
         >>> [round(float(p), 4) for p in muon_to_flow(0.1, 0.8187308, 1.0)]
         [0.1, 2.0, 0.5]
     """
-    _check_form(form)
-    check_number("lr", lr, 0.0, closed=False)
-    check_number("eps", eps, 0.0, closed=False)
+    check_choice("form", form, _FORMS)
+    check_numbers(0, ends="()", lr=lr)
+    check_numbers(0, ends="()", eps=eps)
     if is_concrete(beta) and not 0 < float(beta) < 1:
         raise ValueError(f"beta is {beta}; expected 0 < beta < 1")
     lr, beta, eps = (jnp.asarray(a, float) for a in (lr, beta, eps))
@@ -125,8 +124,3 @@ def half_step_readout(x: PyTree, ema_momentum: PyTree, h: ArrayLike, eps_ema: Ar
     stacked = jax.tree.map(lambda m: m[None], ema_momentum)
     velocity = kinetic(stacked, eps_ema, 1.0, "auto").velocity
     return jax.tree.map(lambda x, v: x + h / 2 * v[0], x, velocity)
-
-
-def _check_form(form):
-    if form not in _FORMS:
-        raise ValueError(f"form is {form!r}; expected one of {_FORMS}")

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxspec.flow.checks import check_number
+from jaxspec.checks import check_numbers
 
 
 class RateFit(NamedTuple):
@@ -96,7 +96,7 @@ def certified_rate(
         0.2222
     """
     _check_constants(mu, lipschitz, eps, momentum_bound)
-    check_number("gamma", gamma, 0.0, closed=False)
+    check_numbers(0, ends="()", gamma=gamma)
     size = jnp.hypot(jnp.asarray(momentum_bound, float), eps)
     kappa = lipschitz * size / eps if kappa is None else kappa
     share = jnp.minimum(gamma / (2 * kappa + gamma**2 * size), 1 / (2 * jnp.sqrt(lipschitz * size)))
@@ -130,9 +130,8 @@ def certified_discrete_rate(
         0.9412
     """
     _check_constants(mu, lipschitz, eps, momentum_bound)
-    check_number("lr", lr, 0.0, closed=False)
-    check_number("1 - beta", 1 - beta, 0.0, closed=False)
-    check_number("beta", beta, 0.0, closed=False)
+    check_numbers(0, ends="()", lr=lr)
+    check_numbers(0, 1, ends="()", beta=beta)
     share = 1 - lipschitz * lr / (2 * eps)
     first = lr * share * (1 - beta) ** 2 * mu / jnp.hypot(jnp.asarray(momentum_bound, float), eps)
     factor = 1 / (1 + jnp.minimum(first, share * (1 - beta) / beta) / 2)
@@ -159,12 +158,10 @@ def max_stable_lr(eps: ArrayLike, lipschitz: ArrayLike) -> Float[Array, ""]:
         >>> float(max_stable_lr(0.25, 2.0))
         0.25
     """
-    check_number("eps", eps, 0.0, closed=False)
-    check_number("lipschitz", lipschitz, 0.0, closed=False)
+    check_numbers(0, ends="()", eps=eps, lipschitz=lipschitz)
     return 2 * jnp.asarray(eps) / lipschitz
 
 
 def _check_constants(mu, lipschitz, eps, momentum_bound):
-    for name, value in (("mu", mu), ("lipschitz", lipschitz), ("eps", eps)):
-        check_number(name, value, 0.0, closed=False)
-    check_number("momentum_bound", momentum_bound, 0.0, closed=True)
+    check_numbers(0, ends="()", mu=mu, lipschitz=lipschitz, eps=eps)
+    check_numbers(0, momentum_bound=momentum_bound)

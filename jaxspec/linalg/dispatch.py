@@ -295,7 +295,7 @@ def _polar_steps(request: Request, tol: float) -> tuple[QDWHStep, ...]:
 
 def _no_low_precision(name: str, request: Request) -> None:
     if jnp.finfo(request.dtype).bits < 32:
-        raise ValueError(f"{name} factorises; dtype is {request.dtype}, expected float32 or float64")
+        raise ValueError(f"{name} factorises and dtype is {request.dtype}; expected float32 or float64")
 
 
 def _qdwh(request: Request) -> Plan:

@@ -3,14 +3,13 @@
 import warnings
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxspec.checks import finite, is_concrete
 from jaxspec.linalg import decompositions
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
 
 
@@ -81,9 +80,7 @@ def checked_basis(columns: Any, name: str = "directions") -> Float[Array, "*batc
         )
     dtype = compute_dtype(columns, name)
     if not is_concrete(columns):
-        u = columns.astype(dtype)
-        u = eqx.error_if(u, ~jnp.all(jnp.isfinite(u)), f"{name} holds entries that are not finite")
-        return orthonormal_basis(_unit_columns(u))[0]
+        return orthonormal_basis(_unit_columns(finite(name, columns.astype(dtype))))[0]
     with jax.ensure_compile_time_eval():  # constants inside a traced function are numbers all the same
         return _of_numbers(jnp.asarray(columns, dtype), name)
 
@@ -91,7 +88,7 @@ def checked_basis(columns: Any, name: str = "directions") -> Float[Array, "*batc
 def _of_numbers(u, name):
     values = np.asarray(u)
     if not np.isfinite(values).all():
-        raise ValueError(f"{name} holds entries that are not finite")
+        raise ValueError(f"{name} holds entries that are not finite; expected finite ones")
     *_, d, k = values.shape
     gram = np.swapaxes(values, -1, -2).astype(float) @ values
     if k < d and np.all(np.abs(gram - np.eye(k)) <= 8 * np.finfo(values.dtype).eps):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key
 
+from jaxspec.checks import check_integers, check_numbers
 from jaxspec.linalg.newton_schulz import iterate
 from jaxspec.linalg.normalisation import frobenius, wide
 from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
@@ -59,12 +60,10 @@ def chaotic_map(
                [0.   , 0.858]], dtype=float32)
     """
     dtype = _check(x)
-    if steps < 1 or int(steps) != steps:
-        raise ValueError(f"steps is {steps}; expected an integer >= 1")
+    check_integers(1, steps=steps)
     if not 0 < lam <= LARGEST_LAM:
         raise ValueError(f"lam is {lam}; expected a number in (0, 4.257], beyond which orbits diverge")
-    if not 0 < out_scale < math.inf:
-        raise ValueError(f"out_scale is {out_scale}; expected a positive number")
+    check_numbers(0, ends="()", out_scale=out_scale)
     if not 1 <= in_scale < math.inf:
         raise ValueError(f"in_scale is {in_scale}; expected a number >= 1, or singular values could exceed 1")
     if x.size == 0:

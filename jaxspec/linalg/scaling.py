@@ -1,4 +1,4 @@
-"""Dtype policy and exact power-of-two scaling shared by every routine of `jaxspec`.
+"""Dtype policy, exact power-of-two scaling and guarded division, shared by every routine of `jaxspec`.
 
 A factorisation of ``x`` squares its entries, so float32 data beyond 1e19 or below 1e-19 would overflow or vanish.
 Dividing by a power of two next to ``max|x|`` changes no mantissa bit and removes the problem.
@@ -43,6 +43,26 @@ def compute_dtype(x: ArrayLike, name: str = "x", *, allow_complex: bool = False)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name} has dtype {dtype}; expected a floating dtype, cast it first (for example to float32)")
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def safe_divide(x: ArrayLike, y: ArrayLike, otherwise: ArrayLike = 0) -> Array:
+    """``x / y`` where ``y > 0``, and ``otherwise`` elsewhere, without a NaN in the value or a derivative.
+
+    Args:
+        x: dividend; broadcasts with ``y``.
+        y: divisor, of a kind that is positive or means nothing: a norm, a count, a weight.
+        otherwise: value where ``y`` is 0, negative or NaN; broadcasts, too.
+
+    Returns:
+        The quotient.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> safe_divide(jnp.array([1.0, 3.0]), jnp.array([0.0, 2.0]))
+        Array([0. , 1.5], dtype=float32)
+    """
+    positive = jnp.asarray(y) > 0
+    return jnp.where(positive, x / jnp.where(positive, y, 1), otherwise)
 
 
 def power_of_two_scale(

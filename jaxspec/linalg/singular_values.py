@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
+from jaxspec.checks import check_choice
 from jaxspec.linalg import decompositions
 from jaxspec.linalg.scaling import compute_dtype, conjugate_transpose, power_of_two_scale
 from jaxspec.linalg.spectral_map import gram_factor
@@ -39,8 +40,7 @@ def singular_values(
         >>> singular_values(jnp.array([[0.0, 2.0], [1.0, 0.0]]))
         Array([2., 1.], dtype=float32)
     """
-    if engine not in ("svd", "qr"):
-        raise ValueError(f"engine is {engine!r}; expected 'svd' or 'qr'")
+    check_choice("engine", engine, ("svd", "qr"))
     dtype = _check(x)
     if x.size == 0:
         return jnp.zeros((*x.shape[:-2], min(x.shape[-2:])), x.real.dtype)

@@ -14,7 +14,6 @@ Higham, "Functions of Matrices" (2008), for ``L_A``.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,8 +25,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxspec.checks import check_choice, check_numbers, is_concrete
 from jaxspec.linalg import decompositions
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.gram_root import gram_root, gram_tangent, lyapunov, solve
 from jaxspec.linalg.normalisation import matmul, wide
 from jaxspec.linalg.scaling import batch_first, compute_dtype, power_of_two_scale
@@ -235,12 +234,10 @@ def _prepare(p, eps, engine, max_cond, precision, name="p"):
     if jnp.ndim(p) < 2:
         raise ValueError(f"{name} has shape {jnp.shape(p)}; expected matrices, (*batch, m, n)")
     check_eps(eps)
-    if engine not in POLAR_ENGINES:
-        raise ValueError(f"engine is {engine!r}; expected one of {POLAR_ENGINES}")
+    check_choice("engine", engine, POLAR_ENGINES)
     if engine == "closed" and min(p.shape[-2:]) > 2:
         raise ValueError(f"engine is 'closed' and {name} has shape {p.shape}; expected at most two rows or columns")
-    if max_cond is not None and not 1 <= max_cond < math.inf:
-        raise ValueError(f"max_cond is {max_cond}; expected a finite number >= 1")
+    check_numbers(1, max_cond=max_cond)
     floor = jnp.broadcast_to(jnp.asarray(eps, dtype), p.shape[:-2])
     precision = _HIGHEST if precision is None else precision
     precision = precision if isinstance(precision, tuple | str) else lax.Precision(precision)
@@ -254,7 +251,7 @@ def check_eps(eps: ArrayLike) -> None:
         return
     values = np.asarray(eps)
     if not np.all((values > 0) & np.isfinite(values)):
-        raise ValueError(f"eps must be > 0; for the hard polar use jaxspec.linalg.polar (eps is {eps})")
+        raise ValueError(f"eps is {eps}; expected a number > 0: the hard polar is jaxspec.linalg.polar")
 
 
 @functools.partial(jax.jit, static_argnames="method")

@@ -16,6 +16,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact
 
+from jaxspec.checks import check_choice
 from jaxspec.linalg import decompositions
 from jaxspec.linalg.divided_differences import spectral_tangent
 from jaxspec.linalg.normalisation import matmul
@@ -87,8 +88,7 @@ def spectral_map(
 
 
 def _checked_dtype(x, engine):
-    if engine not in _ENGINES:
-        raise ValueError(f"engine is {engine!r}; expected one of {_ENGINES}")
+    check_choice("engine", engine, _ENGINES)
     if jnp.ndim(x) < 2:
         raise ValueError(f"x has shape {jnp.shape(x)}; expected matrices, (*batch, m, n)")
     return compute_dtype(x, allow_complex=True)

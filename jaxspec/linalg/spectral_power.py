@@ -5,7 +5,6 @@ inverted spectrum, c = 1 the direction of the pseudo-inverse. For c <= 1/2 the r
 of a Schatten ball; for c > 1/2 it is that of no unitarily invariant norm.
 """
 
-import math
 import warnings
 from functools import partial
 
@@ -16,6 +15,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Inexact
 
+from jaxspec.checks import check_choice, check_numbers
 from jaxspec.linalg.dispatch import ENGINES, Plan, Request, plan
 from jaxspec.linalg.newton_schulz import iterate, iterate_gram
 from jaxspec.linalg.normalisation import SCALES, Scaled, normalise, restore
@@ -213,20 +213,17 @@ def _working_dtype(x, dtype):
 
 
 def _check(c, eps, engine, tol, lower, scale):
-    if engine not in ENGINES:
-        raise ValueError(f"engine is {engine!r}; expected one of {ENGINES}")
-    if _is_number(c) and not math.isfinite(c):
-        raise ValueError(f"c is {c}; expected a finite number")
-    if _is_number(eps) and not 0 <= eps < math.inf:
-        raise ValueError(f"eps is {eps}; expected a finite number >= 0")
-    if not 0 < tol < math.inf:
-        raise ValueError(f"tol is {tol}; expected a positive number")
-    if not 0 < lower < 1:
-        raise ValueError(f"lower is {lower}; expected a number in (0, 1)")
+    check_choice("engine", engine, ENGINES)
+    if _is_number(c):
+        check_numbers(c=c)
+    if _is_number(eps):
+        check_numbers(0, eps=eps)
+    check_numbers(0, ends="()", tol=tol)
+    check_numbers(0, 1, ends="()", lower=lower)
     if isinstance(scale, str) and scale not in SCALES:
         raise ValueError(f"scale is {scale!r}; expected one of {SCALES} or a number")
-    if _is_number(scale) and not 0 < scale < math.inf:
-        raise ValueError(f"scale is {scale}; expected a positive number")
+    if _is_number(scale):
+        check_numbers(0, ends="()", scale=scale)
 
 
 def _quintics(schedule):

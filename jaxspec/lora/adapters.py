@@ -318,7 +318,7 @@ def checked_factors(module: str, leaf: Leaf, *, dora: bool = False) -> tuple[Arr
         )
     for name, factor in (("a", a), ("b", b)):
         if not isinstance(factor, jax.core.Tracer) and not _finite(factor):
-            raise ValueError(f"{module} has entries in {name} that are not finite")
+            raise ValueError(f"{module} has entries in {name} that are not finite; expected finite ones")
     return a, b
 
 

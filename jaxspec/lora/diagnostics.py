@@ -3,15 +3,14 @@ r"""How much an adapter relies on directions, and which of several runs are wort
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxspec.checks import finite
 from jaxspec.linalg import decompositions
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.normalisation import matmul
-from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
+from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale, safe_divide
 from jaxspec.lora.adapters import Scale, checked_factors, scale_of
 from jaxspec.lora.baselines import Directions, check_side, prepared
 from jaxspec.lora.roles import DEFAULT_ROLES, Roles, resolve_roles
@@ -126,11 +125,7 @@ def tradeoff(rows: Float[Array, "n m"], *, reference: tuple[float, ...] | None =
     if len(worst) != rows.shape[1]:
         raise ValueError(f"reference is {worst}; expected {rows.shape[1]} numbers, one per column")
     rows = rows.astype(compute_dtype(rows, "rows"))
-    finite = jnp.all(jnp.isfinite(rows))
-    if not is_concrete(finite):
-        rows = eqx.error_if(rows, ~finite, "rows has entries that are not finite")
-    elif not finite:
-        raise ValueError("rows has entries that are not finite")
+    rows = finite("rows", rows)
     sign = jnp.array([1.0, -1.0, 1.0], rows.dtype)[: rows.shape[1]]
     gains = rows * sign
     beaten = jnp.all(gains[None] >= gains[:, None], axis=2) & jnp.any(gains[None] > gains[:, None], axis=2)
@@ -165,14 +160,14 @@ def _reliance(b, a, basis, role, scale, weight):
         along.append(_norm(_matmul(b, _matmul(a, basis))))
     part = jnp.sqrt(sum(x**2 for x in along))
     change = part * sizes * jnp.abs(scale).astype(part.dtype)
-    share = jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
+    share = safe_divide(part, whole)
     if weight is None:
         return Reliance(share, change, None, None)
     w = weight.astype(part.dtype)
     sides = [_matmul(basis.T, w)] if role in ("writes", "both") else []
     sides += [_matmul(w, basis)] if role in ("reads", "both") else []
     pretrained = jnp.sqrt(sum(_norm(x) ** 2 for x in sides))
-    error = jnp.where(pretrained > 0, change / jnp.where(pretrained > 0, pretrained, 1), jnp.inf)
+    error = safe_divide(change, pretrained, jnp.inf)
     return Reliance(share, change, pretrained, jnp.where(change > 0, error, 0))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxspec.chance import upper_p_value
+from jaxspec.checks import finite
 from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
 from jaxspec.lora.roles import DEFAULT_ROLES, Roles
 from jaxspec.lora.selection import stream_matrices
@@ -59,7 +60,7 @@ def pre_existence(
     default_role: str | None = None,
     key: Key[Array, ""] | None = None,
     alpha: float = 0.01,
-    draws: int = 999,
+    num_samples: int = 999,
 ) -> PreExistence:
     r"""What the base weights write and read along directions, how the stream varies there, and both pooled.
 
@@ -84,7 +85,7 @@ def pre_existence(
         default_role: as in `identify_factors`.
         key: random key of the null; default ``jax.random.key(0)``.
         alpha: level of the thresholds.
-        draws: number of random directions (static).
+        num_samples: number of random directions (static).
 
     Returns:
         The evidence.
@@ -103,7 +104,7 @@ def pre_existence(
     """
     key = jax.random.key(0) if key is None else key
     k = directions.shape[1]
-    probes = _with_random(directions, key, draws)
+    probes = _with_random(directions, key, num_samples)
     raw = dict.fromkeys(PreExistence._fields)
     if base is not None:
         for name, side in (("content_w", "writes"), ("content_r", "reads")):
@@ -165,7 +166,7 @@ def _largest(weights):
     largest = jnp.stack([jnp.max(jnp.abs(w), initial=0) for w in weights.values()])
     bad = [path for path, finite in zip(weights, np.isfinite(largest), strict=True) if not finite]
     if bad:
-        raise ValueError(f"base weight {bad[0]} holds entries that are not finite")
+        raise ValueError(f"base weight {bad[0]} holds entries that are not finite; expected finite ones")
     largest = jnp.max(largest)
     return jnp.where(largest == 0, 1, largest)
 
@@ -185,15 +186,14 @@ def _variances(activations, probes):
     if h.ndim < 2 or h.shape[-1] != width or h.size < 2 * width:
         raise ValueError(f"activations has shape {h.shape}; expected (*batch, {width}), at least two states")
     h = h.reshape(-1, width)
-    if not bool(jnp.all(jnp.isfinite(h))):
-        raise ValueError("activations holds entries that are not finite")
+    h = finite("activations", h)
     h = h / power_of_two_scale(h)
     form, trace = _forms(h - jnp.mean(h, axis=0), probes, jnp.ones((), h.dtype), False)
     return form * width / jnp.where(trace == 0, 1, trace)
 
 
-def _with_random(directions, key, draws):
-    random = jax.random.normal(key, (directions.shape[0], draws), directions.dtype)
+def _with_random(directions, key, num_samples):
+    random = jax.random.normal(key, (directions.shape[0], num_samples), directions.dtype)
     return jnp.concatenate([directions, random / jnp.linalg.norm(random, axis=0)], axis=1)
 
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import is_concrete
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.lora.adapters import Adapter, Scale
 from jaxspec.lora.evidence import Evidence, pre_existence
 from jaxspec.lora.references import against_references
@@ -112,7 +113,7 @@ def identify_factors(
     activations: Any = None,
     key: Key[Array, ""] | None = None,
     engine: Literal["auto", "gram", "subspace"] = "auto",
-    draws: int = 199,
+    num_samples: int = 199,
 ) -> FactorReport:
     r"""Dominant shared directions of an adapter: leading eigenvectors of ``C = sum_l Delta W_l Delta W_l^T``.
 
@@ -147,7 +148,8 @@ def identify_factors(
             follows; or a sequence of such arrays, one for every depth. See `pre_existence`.
         key: randomness of the nulls; default ``jax.random.key(0)``.
         engine: ``"gram"``, ``"subspace"``, or the first up to 512 columns and the second beyond (static).
-        draws: number of draws of the alignment's null (static); p-values are never below ``1 / (1 + draws)``.
+        num_samples: draws of the alignment's null (static); p-values are never below
+            ``1 / (1 + num_samples)``.
 
     Returns:
         `FactorReport`, for a zero adapter with ``n_factors = 0`` and zeros.
@@ -173,7 +175,7 @@ def identify_factors(
         >>> int(report.n_factors), round(float(abs(report.factors[:, 0] @ u)[0] / jax.numpy.linalg.norm(u)), 2)
         (1, 0.9)
     """
-    _check_numbers(alpha, ratio, draws)
+    _check_numbers(alpha, ratio, num_samples)
     key = jax.random.key(0) if key is None else key
     stacks, d = stacked(adapter, scale, roles, side=side, width=width, default_role=default_role)
     if not 1 <= max_factors < d:
@@ -183,7 +185,7 @@ def identify_factors(
     ]
     keys = dict(zip(("start", "null", "evidence"), jax.random.split(key, 3), strict=True))
     numbers = jnp.asarray(alpha), jnp.asarray(ratio)
-    options = weight if isinstance(weight, str) else "given", engine, max_factors, draws, per_layer
+    options = weight if isinstance(weight, str) else "given", engine, max_factors, num_samples, per_layer
     given = None if isinstance(weight, str) else [per_matrix("weight", weight, stack) for stack in stacks]
     weights = (given, [None if given is None else _weights_of(weight, stacks) for stacks in controls])
     found = _analysed(_bare(stacks), [_bare(each) for each in controls], weights, numbers, keys, options)
@@ -191,9 +193,9 @@ def identify_factors(
     concrete = is_concrete(found["strengths"])
     overflow = ~jnp.all(jnp.isfinite(found["spectrum"]))
     if not concrete:
-        found = eqx.error_if(found, overflow, "adapter holds entries that are not finite")
+        found = eqx.error_if(found, overflow, "adapter holds entries that are not finite; expected finite ones")
     elif overflow:
-        raise ValueError("adapter overflows: b a has entries that are not finite")
+        raise ValueError("adapter overflows: b a has entries that are not finite; expected finite ones")
     evidence = pre_existence(
         found["directions"],
         base=base,
@@ -214,7 +216,7 @@ _BY_PATH = ("per_leaf_alignment", "layer_directions", "layer_strengths")
 
 @eqx.filter_jit
 def _analysed(stacks, controls, weights, numbers, keys, options) -> dict[str, Any]:
-    weight, engine, k, draws, per_layer = options
+    weight, engine, k, num_samples, per_layer = options
     alpha, ratio = numbers
     factors = _factors(stacks, weights[0], weight)
     own = one_below_the_other(factors)
@@ -224,11 +226,11 @@ def _analysed(stacks, controls, weights, numbers, keys, options) -> dict[str, An
         theirs = [_factors(each, given, weight) for each, given in zip(controls, weights[1], strict=True)]
         both = keys["start"], keys["null"]
         found, removed, evidence = against_references(
-            factors, theirs, k, both, alpha=alpha, ratio=ratio, engine=engine, draws=draws
+            factors, theirs, k, both, alpha=alpha, ratio=ratio, engine=engine, num_samples=num_samples
         )
     else:
         found = leading(own, k, engine=engine, key=keys["start"])
-    aligned = alignments(factors, found.directions, keys["null"], draws, removed)
+    aligned = alignments(factors, found.directions, keys["null"], num_samples, removed)
     passed = (aligned.p_value <= alpha) & (found.strengths > 0)
     passed = passed if evidence is None else passed & (evidence.value >= ratio)
     following = jnp.pad(found.spectrum, (0, max(0, k + 1 - found.spectrum.size)))[1 : k + 1]
@@ -240,7 +242,7 @@ def _analysed(stacks, controls, weights, numbers, keys, options) -> dict[str, An
         "strengths": found.strengths,
         "spectrum": found.spectrum,
         "share": jnp.square(found.strengths / jnp.where(found.total > 0, found.total, 1)),
-        "gap": jnp.where(present, jnp.where(following > 0, top / jnp.where(following > 0, following, 1), jnp.inf), 1),
+        "gap": jnp.where(present, safe_divide(top, following, jnp.inf), 1),
         "alignment": aligned.alignment,
         "pvalues": aligned.p_value,
         "n_factors": jnp.sum(jnp.cumprod(passed)),
@@ -276,10 +278,11 @@ def _as_list(reference):
     return list(reference) if isinstance(reference, list | tuple) and not hasattr(reference, "factors") else [reference]
 
 
-def _check_numbers(alpha, ratio, draws):
-    if not 0 < alpha < 1 or not ratio > 0 or draws < 1:
+def _check_numbers(alpha, ratio, num_samples):
+    if not 0 < alpha < 1 or not ratio > 0 or num_samples < 1:
         raise ValueError(
-            f"alpha is {alpha}, ratio {ratio} and draws {draws}; expected 0 < alpha < 1, ratio > 0 and draws >= 1"
+            f"alpha is {alpha}, ratio {ratio} and num_samples {num_samples}; "
+            "expected 0 < alpha < 1, ratio > 0 and num_samples >= 1"
         )
 
 

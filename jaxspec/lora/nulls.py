@@ -19,7 +19,7 @@ _SHAPE, _SCALE, _SHIFT = 46.446, 0.186054, 9.84801
 
 
 def alignment_p_value(
-    alignment: Float[Array, ""], count: Int[Array, ""], null: Float[Array, " draws"], d: int
+    alignment: Float[Array, ""], count: Int[Array, ""], null: Float[Array, " num_samples"], d: int
 ) -> Float[Array, ""]:
     """Share of draws of independent isotropic directions that are as aligned; 1 for fewer than two directions.
 
@@ -42,11 +42,11 @@ def alignment_null(
     layers: int,
     d: int,
     *,
-    draws: int = 199,
+    num_samples: int = 199,
     count: Int[Array, ""] | int | None = None,
     relations: Int[Array, ""] | int = 0,
     most_relations: int = 0,
-) -> Float[Array, " draws"]:
+) -> Float[Array, " num_samples"]:
     r"""Draws of ``A = lambda_max((1/L) sum_l u_l u_l^T)`` for ``L`` independent isotropic unit vectors in ``R^d``.
 
     Their upper edge is about ``(1 + sqrt(L/d))^2 / L``. Where d is above L the Gram matrix of the vectors is drawn,
@@ -56,7 +56,7 @@ def alignment_null(
         key: random key.
         layers: largest ``L`` (static).
         d: dimension (static).
-        draws: number of draws (static).
+        num_samples: number of draws (static).
         count: ``L``, at most ``layers``; default ``layers``. May be traced.
         relations: so many linear relations hold among the vectors before they are made of unit length, as among what is
             left of matrices of rank one when directions that were fitted to them have been removed. May be traced.
@@ -67,7 +67,7 @@ def alignment_null(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> float(jnp.quantile(alignment_null(jax.random.key(0), 8, 64, draws=2000), 0.95))
+        >>> float(jnp.quantile(alignment_null(jax.random.key(0), 8, 64, num_samples=2000), 0.95))
         0.22
     """
     count = layers if count is None else count
@@ -86,8 +86,8 @@ def alignment_null(
         gram = matmul(x, x.T) if layers <= size else matmul(x.T, x)
         return jax.lax.platform_dependent(gram, cpu=_bisected, default=_largest)
 
-    keys = jax.random.split(key, draws)
-    largest = jax.lax.map(draw, keys, batch_size=max(1, min(draws, 2**20 // (layers * size))))
+    keys = jax.random.split(key, num_samples)
+    largest = jax.lax.map(draw, keys, batch_size=max(1, min(num_samples, 2**20 // (layers * size))))
     return largest / jnp.maximum(count, 1)
 
 

@@ -25,7 +25,7 @@ from jaxspec.lora.layouts import is_embedding
 from jaxspec.tensor_files import Pathish, TensorInfo, list_tensors, read_json, replacing, rows_of, write_tensors
 
 _TENSORS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_MOST_HEADER = 16_000_000  # bytes; about 100 000 tensors
+_MAX_HEADER = 16_000_000  # bytes; about 100 000 tensors
 _MOST_CONFIG = 4_000_000  # bytes
 _MOST_MATCHES = 10_000_000  # of a module with a pattern; about a microsecond each
 _KEY = re.compile(
@@ -94,7 +94,7 @@ def load_peft(path: Pathish) -> PeftAdapter:
             reason = "; adapter_model.bin is a PyTorch pickle, which can run code: convert it first" if pickle else ""
             raise FileNotFoundError(f"{folder} has no {name}, found {', '.join(inside) or 'nothing'}{reason}")
     fields = read_json(folder / _CONFIG, most=_MOST_CONFIG)
-    found, others = _grouped(list_tensors(folder / _TENSORS, most_header=_MOST_HEADER))
+    found, others = _grouped(list_tensors(folder / _TENSORS, max_header=_MAX_HEADER))
     config, notes = _config(fields, folder / _CONFIG, len(found))
     if not found:
         raise ValueError(
@@ -195,7 +195,7 @@ _DEFAULTS = {
 def _config(fields, path, modules):
     """`LoraConfig` and notes from the fields of an untrusted file, beside tensors of so many modules."""
     if not isinstance(fields, dict):
-        raise ValueError(f"{path} must hold a table of settings, got {type(fields).__name__}")
+        raise ValueError(f"{path} holds a {type(fields).__name__}; expected a table of settings")
     method = fields.get("peft_type")
     if method != "LORA":
         raise ValueError(f"{path} has peft_type {str(method)[:100]!r}; only 'LORA' is read")
@@ -237,14 +237,14 @@ def _config(fields, path, modules):
 def _number(fields, name, path, kinds):
     value = fields.get(name)
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise ValueError(f"{path} must have a number as {name}, got {str(value)[:100]!r}")
+        raise ValueError(f"{path} has {str(value)[:100]!r} as {name}; expected a number")
     return value
 
 
 def _patterns(fields, name, path, kinds):
     patterns = fields.get(name) or {}
     if not isinstance(patterns, dict):
-        raise ValueError(f"{path} must have a table as {name}, got {str(patterns)[:100]!r}")
+        raise ValueError(f"{path} has {str(patterns)[:100]!r} as {name}; expected a table")
     return {_tame(pattern, name, path): _number(patterns, pattern, path, kinds) for pattern in patterns}
 
 
@@ -308,5 +308,5 @@ def _array(tensor, module):
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"{tensor.name} has dtype {tensor.dtype}; expected floating point")
     if not np.isfinite(values).all():
-        raise ValueError(f"{module} has entries in {tensor.name} that are not finite")
+        raise ValueError(f"{module} has entries in {tensor.name} that are not finite; expected finite ones")
     return jnp.asarray(values.astype(dtypes.canonicalize_dtype(values.dtype), copy=False))

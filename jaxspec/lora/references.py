@@ -46,7 +46,7 @@ def against_references(
     alpha: Float[Array, ""],
     ratio: Float[Array, ""],
     engine: str,
-    draws: int,
+    num_samples: int,
 ) -> Contrast:
     r"""Leading directions of the adapter without those that controls share and that it has no more of.
 
@@ -67,7 +67,7 @@ def against_references(
         alpha: level of the alignment test.
         ratio: how many times the share in a control keeps a direction from being removed.
         engine: as in `leading`.
-        draws: number of draws of the null.
+        num_samples: number of draws of the null.
 
     Returns:
         `Contrast`.
@@ -77,7 +77,9 @@ def against_references(
     for i, part in enumerate(parts):
         others = [factors for j, factors in enumerate(parts) if j != i]
         after = values[-1:] or None
-        removed = _held_by(others, part, k, keys, alpha=alpha, ratio=ratio, engine=engine, draws=draws, after=after)
+        removed = _held_by(
+            others, part, k, keys, alpha=alpha, ratio=ratio, engine=engine, num_samples=num_samples, after=after
+        )
         left = _without(one_below_the_other(part), removed)
         found = leading(left, k, engine=engine, key=keys[0])
         size = _size([left[None]])
@@ -93,11 +95,11 @@ def against_references(
     return Contrast(found, removed, evidence)
 
 
-def _held_by(others, part, k, keys, *, alpha, ratio, engine, draws, after):
+def _held_by(others, part, k, keys, *, alpha, ratio, engine, num_samples, after):
     """Directions that ``others`` share beyond chance, and that ``part`` does not have ``ratio`` times as much of."""
     pooled = [ordered(f, after) for factors in others for f in factors]
     found = leading(one_below_the_other(pooled), k, engine=engine, key=keys[0])
-    aligned = alignments(pooled, found.directions, keys[1], draws)
+    aligned = alignments(pooled, found.directions, keys[1], num_samples)
     shared = jnp.cumprod((aligned.p_value <= alpha) & (found.strengths > 0))
     held = jnp.max(jnp.stack([_squares(found.directions, factors) for factors in others]), axis=0)
     more = _squares(found.directions, part) >= ratio * held

@@ -148,7 +148,7 @@ def alignments(
     factors: Sequence[Float[Array, "_ _ d"]],
     directions: Float[Array, "d k"],
     key: Key[Array, ""],
-    draws: int,
+    num_samples: int,
     removed: Float[Array, "d m"] | None = None,
 ) -> Alignment:
     """Alignment of the leading directions of the matrices after removing the first 0, ..., k - 1 of ``directions``.
@@ -157,7 +157,7 @@ def alignments(
         factors: thin factors, transposed.
         directions: orthonormal columns, or zero.
         key: random key of the null.
-        draws: number of draws of the null.
+        num_samples: number of draws of the null.
         removed: what is removed besides, orthonormal with ``directions``, or zero.
 
     Returns:
@@ -187,14 +187,14 @@ def alignments(
             present = ordered(count.astype(aligned.dtype), aligned).astype(int)
             gone = jnp.sum(jnp.any(removed != 0, axis=0)) if related else 0
             return alignment_null(
-                key, layers, space, draws=draws, count=present, relations=gone, most_relations=related
+                key, layers, space, num_samples=num_samples, count=present, relations=gone, most_relations=related
             )
 
         if drawn:
             null = draw() if related else jax.lax.cond(count == previous, lambda: null, draw)
         return (count, null), (aligned, alignment_p_value(aligned, count, null, space))
 
-    start = jnp.array(-1), jnp.zeros(draws if drawn else 0, jnp.float32)
+    start = jnp.array(-1), jnp.zeros(num_samples if drawn else 0, jnp.float32)
     _, (aligned, p) = jax.lax.scan(level, start, jnp.arange(first, k))
     return Alignment(aligned, p)
 

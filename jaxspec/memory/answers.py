@@ -42,7 +42,7 @@ def with_answers(
         right = np.asarray(answers)
     else:
         if any(not 0 <= nu < shape[1] for row in answers for nu in row):
-            raise ValueError(f"answers has an index outside [0, {shape[1]}), the number of values")
+            raise ValueError(f"answers has an index out of range; expected 0 to {shape[1] - 1}, a row of values")
         right = np.array([np.isin(np.arange(shape[1]), row) for row in answers])
     if right.shape != shape:
         raise ValueError(f"answers has shape {right.shape}; expected {shape}, a row for each key")

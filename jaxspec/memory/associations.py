@@ -8,14 +8,12 @@ Setting of arXiv 2605.10795.
 from functools import partial
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from jaxspec.checks import check_choice
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import check_choice, check_integers, finite
 from jaxspec.memory.checks import EMBEDDINGS, MODELS
 from jaxspec.memory.draws import Regenerated, row_keys, vector
 
@@ -73,9 +71,8 @@ def sample_associations(
     """
     check_choice("model", model, MODELS)
     check_choice("embedding", embedding, EMBEDDINGS)
-    for name, value, least in (("p", p, 2), ("d", d, 1)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; expected an integer >= {least}")
+    check_integers(2, p=p)
+    check_integers(1, d=d)
     return _sample(key, p, d, model, embedding, regenerate)
 
 
@@ -138,8 +135,7 @@ def margins(W: Num[Array, "d d"], a: Associations, block: int | None = None) -> 
         >>> margins(jnp.eye(2), Associations(jnp.eye(2), jnp.eye(2)))
         Array([1.4142135, 1.4142135], dtype=float32)
     """
-    if block is not None and block < 1:
-        raise ValueError(f"block is {block}; expected an integer >= 1, or None")
+    check_integers(1, block=block)
     return _margins(*checked(W, a), block or len(a.x))
 
 
@@ -333,30 +329,3 @@ def _converted(a, dtype):
 def _floating(value):
     dtype = jnp.result_type(value)
     return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
-
-
-@partial(jax.jit, inline=True)
-def _not_finite(value):
-    return ~jnp.all(jnp.isfinite(value))
-
-
-def finite(name: str, value: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The array, known to be finite.
-
-    Args:
-        name: of the argument, for the message.
-        value: the array.
-
-    Returns:
-        The array; under a trace it carries an `equinox.error_if`.
-
-    Raises:
-        ValueError: a number that is not finite.
-    """
-    bad = _not_finite(value)
-    message = f"{name} contains numbers that are not finite; expected finite ones"
-    if not is_concrete(bad):
-        return eqx.error_if(value, bad, message)
-    if bad:
-        raise ValueError(message)
-    return value

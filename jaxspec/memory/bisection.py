@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from jaxspec.checks import check_choice
+from jaxspec.checks import check_choice, check_integers, check_numbers
 from jaxspec.memory.associations import Associations, sample_associations
 from jaxspec.memory.certificates import checked_problem
 from jaxspec.memory.checks import EMBEDDINGS, MODELS
@@ -168,13 +168,9 @@ def capacity(
         raise ValueError("d is None; expected an integer >= 1 with a random key")
     check_choice("model", model, MODELS)
     check_choice("embedding", embedding, EMBEDDINGS)
-    least = {"d": (d, 1), "num_seeds": (num_seeds, 1), "resolution": (resolution, 1)}
-    least |= {"p_max": (2 if p_max is None else p_max, 2), "max_newton": (max_newton, 1), "max_cg": (max_cg, 1)}
-    for name, (value, bound) in least.items():
-        if value < bound:
-            raise ValueError(f"{name} is {value}; expected an integer >= {bound}")
-    if not tol >= 0:
-        raise ValueError(f"tol is {tol}; expected a number >= 0")
+    check_integers(1, d=d, num_seeds=num_seeds, resolution=resolution, max_newton=max_newton, max_cg=max_cg)
+    check_integers(2, p_max=p_max)
+    check_numbers(0, tol=tol)
     critical = float(critical_p(d))
     p = math.ceil((1 + min(0.3, 4 * _SPREAD / d)) * critical) + 10 if p_max is None else p_max
     search = _Search(resolution, tol, _Prior(critical - resolution // 2, _SPREAD / d * critical))

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxspec.checks import warn_caller
-from jaxspec.linalg.concrete import is_concrete
-from jaxspec.memory.associations import Associations, finite, numbers, promoted
+from jaxspec.checks import check_numbers, finite, is_concrete, warn_caller
+from jaxspec.linalg.scaling import power_of_two_scale, safe_divide
+from jaxspec.memory.associations import Associations, numbers, promoted
 from jaxspec.memory.pairs import Pairs
 
 # How the solvers of this package end, beside the statuses of `jaxspec.solvers`, which are below 5.
@@ -77,9 +77,7 @@ def checked_problem(
     least = min(2, p)
     if n is not None and is_concrete(n) and not (jnp.ndim(n) == 0 and least <= float(n) <= p):
         raise ValueError(f"n is {n}; expected an integer in [{least}, {p}]")
-    for name, value in at_least_zero.items():
-        if is_concrete(value) and not float(value) >= 0:
-            raise ValueError(f"{name} is {value}; expected a number >= 0")
+    check_numbers(0, **at_least_zero)
     tolerances = [jnp.asarray(value, a.x.dtype) for value in at_least_zero.values()]
     n = jnp.asarray(p if n is None else n, jnp.int32)
     _warn_of_equal_values(a, n)
@@ -145,15 +143,11 @@ def in_units(a: Associations) -> tuple[Associations, Units]:
 
 
 def _unit(v):
-    first = _power_of_two(jnp.max(jnp.abs(v)))
+    first = power_of_two_scale(v, axis=None)
     v = v / first
-    second = _power_of_two(jnp.sqrt(2 * jnp.mean(jnp.sum(v * v, -1))))  # nearest on a logarithmic scale, not the next
+    norm = jnp.sqrt(2 * jnp.mean(jnp.sum(v * v, -1)))  # the power nearest on a logarithmic scale, not the next
+    second = power_of_two_scale(norm, axis=None)
     return v / second, first * second
-
-
-def _power_of_two(size):
-    """The largest one that is not above ``size``, 1 for 0."""
-    return jnp.where(size > 0, jnp.ldexp(jnp.ones_like(size), jnp.frexp(size)[1] - 1), 1)
 
 
 def gap_bounds(pairs: Pairs, W: Float[Array, "d d"], multipliers: Float[Array, "p k"]) -> tuple[Array, Array]:
@@ -170,9 +164,9 @@ def gap_bounds(pairs: Pairs, W: Float[Array, "d d"], multipliers: Float[Array, "
     d = W.shape[0]
     least = jnp.min(jnp.where(pairs.mask, pairs.gaps(W), jnp.inf))
     size, total = jnp.linalg.norm(W), jnp.sum(multipliers)
-    lower = jnp.where(size > 0, d * least / jnp.where(size > 0, size, 1), 0)
+    lower = safe_divide(d * least, size)
     pulled = jnp.linalg.norm(pairs.adjoint(multipliers))
-    return lower, jnp.where(total > 0, d * pulled / jnp.where(total > 0, total, 1), jnp.inf)
+    return lower, safe_divide(d * pulled, total, jnp.inf)
 
 
 def proven_bounds(pairs: Pairs, W: Float[Array, "d d"], multipliers: Float[Array, "p k"]) -> tuple[Array, Array]:

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxspec.checks import check_numbers
+
 MODELS = ("original", "decoupled")
 EMBEDDINGS = ("gaussian", "sphere")
 
@@ -21,7 +23,5 @@ def check_values(name: str, value: ArrayLike, *, minimum: float = -np.inf) -> np
     Raises:
         ValueError: a number that is not finite or too small.
     """
-    array = np.asarray(value, float)
-    if not np.all(np.isfinite(array) & (array >= minimum)):
-        raise ValueError(f"{name} is {value}; expected finite numbers >= {minimum}")
-    return array
+    check_numbers(minimum, **{name: value})
+    return np.asarray(value, float)

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from jaxspec.checks import check_integers
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.memory.associations import Associations
 from jaxspec.memory.certificates import checked_problem, in_units, proven_bounds
 from jaxspec.memory.pairs import all_pairs
@@ -62,8 +64,7 @@ def fit_cross_entropy(
         >>> float(fit_cross_entropy(Associations(jnp.eye(3), jnp.eye(3)), steps=50).accuracy)
         1.0
     """
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; expected an integer >= 1")
+    check_integers(1, steps=steps)
     a, n, (learning_rate,) = checked_problem(a, n, learning_rate=learning_rate)
     return _trained(a, n, learning_rate, steps)
 
@@ -87,7 +88,7 @@ def _trained(a, n, learning_rate, steps):
     start = jnp.zeros((d, d), a.x.dtype)
     (W, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=steps)
     size = jnp.linalg.norm(W)
-    normal = W * jnp.where(size > 0, d / jnp.where(size > 0, size, 1), 0)
+    normal = W * safe_divide(d, size)
     recalled = jnp.all((pairs.gaps(W) > 0) | ~pairs.mask, axis=1) & (jnp.arange(p) < n)
     margin = units.x * units.y * proven_bounds(pairs, normal, jnp.zeros_like(pairs.mask, W.dtype))[0]
     sound = [jnp.where(units.sound, value, bad) for value, bad in ((loss(W), jnp.inf), (margin, -jnp.inf))]

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.memory.pairs import Pairs
 
 DIRECT = 32  # up to this d the d^2 x d^2 Hessian is factorised: near capacity that costs no more than CG, and is exact
@@ -81,5 +82,5 @@ def normalised(W: Float[Array, "d d"], multipliers: Float[Array, "p k"]) -> tupl
         Both.
     """
     size, total = jnp.linalg.norm(W), jnp.sum(multipliers)
-    scale = jnp.where(size > 0, W.shape[0] / jnp.where(size > 0, size, 1), 0)
+    scale = safe_divide(W.shape[0], size)
     return W * scale, multipliers / jnp.where(total > 0, total, 1)

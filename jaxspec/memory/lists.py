@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxspec.checks import check_integers
 from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.memory.associations import Associations, num_competitors, numbers
 from jaxspec.memory.certificates import gap_bounds, proven_bounds, widened
 from jaxspec.memory.hinges import normalised
@@ -102,7 +104,7 @@ def solved(
     def looked_at(W, kept=None):
         gaps, following = smallest_gaps(a, n, W, top, block, kept)
         size = jnp.linalg.norm(W)
-        return jnp.where(size > 0, d * jnp.min(gaps) / jnp.where(size > 0, size, 1), 0), following
+        return safe_divide(d * jnp.min(gaps), size), following
 
     def step(state):
         pairs = listed_pairs(a, n, state.following)
@@ -163,7 +165,7 @@ def reported(
 
     def again():
         least = jnp.min(smallest_gaps(a._replace(**stored), n, memory, 1, limits.block)[0])
-        return jnp.where(size > 0, len(W) * least / jnp.where(size > 0, size, 1), 0)
+        return safe_divide(len(W) * least, size)
 
     lower = jax.lax.cond(jnp.isfinite(found.lower), again, lambda: jnp.full((), -jnp.inf, wide))
     return W, multipliers, *widened(exact, lower, upper, W.dtype)
@@ -180,8 +182,5 @@ def checked_limits(a: Associations, limits: Limits) -> Limits:
         The same, with lists at most as long as a row has competitors.
     """
     top, block = limits.top, limits.block
-    if top is not None and top < 1:
-        raise ValueError(f"top is {top}; expected an integer >= 1, or None")
-    if block < 1:
-        raise ValueError(f"block is {block}; expected an integer >= 1")
+    check_integers(1, top=top, block=block)
     return limits if top is None else limits._replace(top=min(top, num_competitors(a)))

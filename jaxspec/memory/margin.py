@@ -31,7 +31,7 @@ class MaxMargin(NamedTuple):
         multipliers: ``lambda >= 0`` of sum 1 that prove ``upper``. (p, q), or (p, top).
         lower: margin of W, or 0: the largest margin is at least this.
         upper: ``d ||A^T lambda||_F``: the largest margin is at most this.
-        gap: ``(upper - lower) / upper``; 0 if infeasible.
+        gap: relative, ``(upper - lower) / upper``; 0 if infeasible.
         status: +1 positive margin, -1 infeasible (``upper < tol``), 0 neither is known.
         converged: whether ``gap <= gap_tol``, or infeasible.
         iterations: Newton steps.

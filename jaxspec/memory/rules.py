@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxspec.linalg import spectral_map
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.memory.associations import Associations, checked
 
 
@@ -54,4 +55,4 @@ def pseudo_inverse(a: Associations) -> Float[Array, "d d"]:
 
 
 def _reciprocal(s):
-    return jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)
+    return safe_divide(1, s)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
+from jaxspec.checks import finite
 from jaxspec.linalg import singular_values
-from jaxspec.memory.associations import finite
 
 
 class Spectrum(NamedTuple):

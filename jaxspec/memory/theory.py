@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Key
 from numpy.typing import ArrayLike
 
-from jaxspec.checks import check_choice
+from jaxspec.checks import check_choice, check_integers
 from jaxspec.memory.checks import EMBEDDINGS, check_values
 from jaxspec.memory.hebbian_theory import hebbian_accuracy, hebbian_critical_p
 from jaxspec.memory.quadrature import gardner_cost, score_cdf, score_moments
@@ -205,9 +205,8 @@ def kinematic_cost(
     from scipy.optimize import nnls
 
     check_choice("embedding", embedding, EMBEDDINGS)
-    for name, value, least in (("p", p, 2), ("d", d, 1), ("num_samples", num_samples, 2)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; expected an integer >= {least}")
+    check_integers(2, p=p, num_samples=num_samples)
+    check_integers(1, d=d)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     squares = np.empty(num_samples)
     for sample in range(num_samples):

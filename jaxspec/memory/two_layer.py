@@ -22,8 +22,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxspec.checks import check_integers
 from jaxspec.linalg import singular_values, top_svd
 from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.memory.associations import Associations
 from jaxspec.memory.certificates import FEASIBLE, SOLVED, STATIONARY, checked_problem, in_units, proven_bounds
 from jaxspec.memory.hinges import hinges, normalised
@@ -109,15 +111,8 @@ def fit_two_layer(
         >>> bool(found.feasible), found.A.shape
         (True, (2, 3))
     """
-    for name, value in (
-        ("width", width),
-        ("num_starts", num_starts),
-        ("max_newton", max_newton),
-        ("max_cg", max_cg),
-        ("max_outer", max_outer + 1),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; expected an integer >= 1")
+    check_integers(1, width=width, num_starts=num_starts, max_newton=max_newton, max_cg=max_cg)
+    check_integers(0, max_outer=max_outer)
     a, n, (gap_tol,) = checked_problem(a, n, gap_tol=gap_tol)
     return _fitted(key, a, n, gap_tol, _Static(width, num_starts, Limits(max_newton, max_cg, max_outer)))
 
@@ -152,9 +147,7 @@ def fit_two_layer_adam(
         >>> bool(fit_two_layer_adam(Associations(jnp.eye(3), jnp.eye(3)), 2, steps=100).feasible)
         True
     """
-    for name, value in (("width", width), ("steps", steps)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; expected an integer >= 1")
+    check_integers(1, width=width, steps=steps)
     a, n, (gap_tol, learning_rate) = checked_problem(a, n, gap_tol=gap_tol, learning_rate=learning_rate)
     return _trained(a, n, gap_tol, learning_rate, width, steps)
 
@@ -213,7 +206,7 @@ def _factors(W, rank):
     """Balanced factors of the best approximation, of norm ``||W||_F = d``."""
     found = top_svd(W, rank)
     size = jnp.sqrt(jnp.sum(found.s**2))
-    root = jnp.sqrt(found.s * jnp.where(size > 0, W.shape[0] / jnp.where(size > 0, size, 1), 1))
+    root = jnp.sqrt(found.s * safe_divide(W.shape[0], size, 1))
     return root[:, None] * found.vt, found.u * root
 
 
@@ -283,7 +276,7 @@ def _reported(x, multipliers, pairs, iterations):
     G = pairs.adjoint(multipliers)
     lower, upper = proven_bounds(pairs, W, multipliers)
     size = jnp.linalg.norm(G)
-    share = jnp.where(size > 0, _top_norm(G, len(x[0])) / jnp.where(size > 0, size, 1), 1)
+    share = safe_divide(_top_norm(G, len(x[0])), size, 1)
     root = jnp.sqrt(jnp.linalg.norm(W) / jnp.maximum(jnp.linalg.norm(_product(x)), jnp.finfo(W.dtype).tiny))
     never = jnp.zeros((), bool)
     count = jnp.asarray(iterations, jnp.int32)

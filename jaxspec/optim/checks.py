@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import check_numbers, is_concrete
 
 
 def checked_number(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False):
@@ -28,7 +28,5 @@ def checked_number(name: str, value: Any, *, low: float = -math.inf, high: float
     """
     if not is_concrete(value):
         return value
-    number = float(value)
-    if not math.isfinite(number) or not low <= number <= high or (open_low and number == low):
-        raise ValueError(f"{name} is {number}; expected a number in {'(' if open_low else '['}{low}, {high}]")
-    return number
+    check_numbers(low, high, ends="(]" if open_low else "[]", **{name: value})
+    return float(value)

@@ -15,6 +15,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxspec.checks import check_integers
+
 LossFn = Callable[[PyTree], Array]
 
 
@@ -160,8 +162,7 @@ def with_diagnostics(
     Raises:
         ValueError: ``every`` < 1; at ``update``, no parameters.
     """
-    if every < 1:
-        raise ValueError(f"every is {every}; expected a number >= 1")
+    check_integers(1, every=every)
     tx = optax.with_extra_args_support(tx)
 
     def init(params):

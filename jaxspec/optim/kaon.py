@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PyTree
 
+from jaxspec.checks import check_choice
 from jaxspec.linalg import chaotic_map, random_spectrum
 from jaxspec.linalg.random_spectra import LARGEST_LAM
 from jaxspec.optim.checks import checked_number
@@ -76,8 +77,7 @@ def scale_by_kaon(  # noqa: D417 - the shared keywords are documented in scale_b
         >>> bool(jnp.sum(updates["w"] * params["w"]) > 0)
         True
     """
-    if method not in ("chaotic", "iid"):
-        raise ValueError(f"method is {method!r}; expected 'chaotic' or 'iid'")
+    check_choice("method", method, ("chaotic", "iid"))
     if method == "iid" and key is None:
         raise ValueError("key is None; method 'iid' needs a typed key, for example jax.random.key(0)")
     return scale_by_spectral(

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import is_concrete
 from jaxspec.linalg.scaling import conjugate_transpose, power_of_two_scale
 
 Normalizer = Callable[[Array, Array], Array]
@@ -124,7 +124,7 @@ class Dual:
 
     def __post_init__(self):
         if is_concrete(self.q) and not np.all(np.asarray(self.q) > 0):
-            raise ValueError(f"q is {self.q}; the dual normalisation needs q > 0 (c < 1)")
+            raise ValueError(f"q is {self.q}; expected q > 0 (c < 1) for the dual normalisation")
 
     def __call__(
         self, x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]

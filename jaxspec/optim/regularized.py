@@ -14,8 +14,8 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PyTree
 
+from jaxspec.checks import check_choice, is_concrete
 from jaxspec.linalg import smoothed_polar, spectral_power
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.optim.checks import checked_number
 from jaxspec.optim.layout import DimsTree, MatrixDims
 from jaxspec.optim.partition import ADAM, MATRIX, by_label
@@ -85,10 +85,8 @@ def regularized_muon(
         >>> updates, state = tx.update(params, tx.init(params), params)
     """
     eps = checked_number("eps", eps, low=0.0, open_low=True)
-    if form not in _FORMS:
-        raise ValueError(f"form is {form!r}; expected one of {_FORMS}")
-    if eps_mode not in ("absolute", "relative"):
-        raise ValueError(f"eps_mode is {eps_mode!r}; expected 'absolute' or 'relative'")
+    check_choice("form", form, _FORMS)
+    check_choice("eps_mode", eps_mode, ("absolute", "relative"))
     decay = _decay(learning_rate, gamma, beta)
     if form == "ema" and gamma is not None and is_concrete(gamma) and float(gamma) == 0:
         raise ValueError("gamma is 0.0 and form is 'ema'; without friction only form='heavy_ball' moves")

@@ -15,9 +15,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Int, PyTree, UInt32
 
-from jaxspec.checks import check_key
+from jaxspec.checks import check_key, is_concrete
 from jaxspec.linalg import ordered
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import compute_dtype
 from jaxspec.optim.layout import DimsTree, LeafLayout, buckets, check_dtypes, stack, tree_layouts
 from jaxspec.optim.normalization import Normalizer, ShapeScale, normalizer, shape_factor
@@ -215,7 +214,7 @@ def matrix_function(
     if (mesh is None) != (axis is None):
         raise ValueError(f"mesh is {mesh} and axis is {axis!r}; expected both or neither")
     if axis is not None and axis not in mesh.axis_names:
-        raise ValueError(f"axis is {axis!r}; the mesh has {mesh.axis_names}")
+        raise ValueError(f"axis is {axis!r}; expected one of the mesh's, {mesh.axis_names}")
 
     def apply(stacks, *keys):
         x = stack(stacks)

@@ -45,7 +45,7 @@ def find_unembedding(path: Pathish) -> Unembedding:
     for name in (*_UNTIED, *_TIED):
         if name in tensors:
             if len(tensors[name].shape) != 2:
-                raise ValueError(f"{name} of {path} must be a matrix, got shape {tensors[name].shape}")
+                raise ValueError(f"{name} of {path} has shape {tensors[name].shape}; expected a matrix")
             return Unembedding(tensors[name], name in _TIED)
     matrices = [f"{t.name} {t.shape}" for t in tensors.values() if len(t.shape) == 2]
     shown = ", ".join(matrices[:20]) + (", ..." if len(matrices) > 20 else "")

@@ -1,13 +1,15 @@
 """Checks of arguments that several modules of this package share. What is traced is not checked."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import check_numbers, finite, is_concrete
 from jaxspec.linalg.scaling import compute_dtype
+from jaxspec.solvers.stopping import default_tol
 
 # Iterations without a fall of a gap that is near rounding, after which a run ends as stalled.
 PATIENCE = 100
@@ -30,19 +32,6 @@ def floating(name: str, value: Any) -> Array:
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         array = array.astype(jnp.result_type(float))
     return array.astype(compute_dtype(array, name))
-
-
-def check_number(name: str, value: Any) -> None:
-    """Raises `ValueError` unless ``value`` is traced or holds finite numbers >= 0.
-
-    Args:
-        name: of the argument, for the message.
-        value: number or array.
-    """
-    if is_concrete(value):
-        array = np.asarray(value, float)
-        if not np.all(np.isfinite(array) & (array >= 0)):
-            raise ValueError(f"{name} is {value}; expected finite numbers >= 0")
 
 
 def check_distributions(name: str, columns: Any) -> None:
@@ -86,8 +75,7 @@ def check_masses(name: str, masses: Any, count: int) -> None:
     if not is_concrete(masses):
         return
     values = np.asarray(masses, float)
-    if not np.all(np.isfinite(values) & (values >= 0)):
-        raise ValueError(f"{name} is {values}; expected finite numbers >= 0")
+    check_numbers(0, **{name: values})
     if abs(values.sum() - 1) > 1e-4:
         raise ValueError(f"{name} sums to {values.sum():.9g}; expected 1")
 
@@ -132,9 +120,17 @@ def checked_start(init: Any, shape: tuple[int, ...], dtype: Any, *, checked: boo
     if np.shape(logits) != shape:
         raise ValueError(f"init has shape {np.shape(logits)}; expected {shape}")
     logits = jnp.asarray(logits, dtype)
-    if checked and is_concrete(logits) and not bool(jnp.all(jnp.isfinite(logits))):
-        raise ValueError("init holds entries that are not finite")
-    return logits
+    return finite("init", logits) if checked and is_concrete(logits) else logits
+
+
+def check_scale(init_scale: Any) -> None:
+    """Raises `ValueError` unless the scale of a random start is traced, or positive and finite.
+
+    Args:
+        init_scale: of the factors.
+    """
+    if is_concrete(init_scale) and not 0 < float(init_scale) < math.inf:
+        raise ValueError(f"init_scale is {init_scale}; expected a finite number > 0: 0 is a saddle")
 
 
 def default_grad_tol(tol: Any, dtype: Any) -> Float[Array, ""]:
@@ -144,7 +140,7 @@ def default_grad_tol(tol: Any, dtype: Any) -> Float[Array, ""]:
         tol: the norm; None: 1e-5 in float32, 1e-9 in float64.
         dtype: of the computation.
     """
-    return jnp.asarray((1e-5 if jnp.finfo(dtype).bits <= 32 else 1e-9) if tol is None else tol, dtype)
+    return default_tol(tol, dtype, 1e-5, 1e-9)
 
 
 def default_gap(tol: Any, dtype: Any) -> Float[Array, ""]:
@@ -154,5 +150,5 @@ def default_gap(tol: Any, dtype: Any) -> Float[Array, ""]:
         tol: the gap; None: 1e-6 in float32, 1e-10 in float64.
         dtype: of the computation.
     """
-    check_number("tol", 0.0 if tol is None else tol)
-    return jnp.asarray((1e-6 if jnp.finfo(dtype).bits <= 32 else 1e-10) if tol is None else tol, dtype)
+    check_numbers(0, tol=tol)
+    return default_tol(tol, dtype, 1e-6, 1e-10)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxspec.chance import upper_p_value
+from jaxspec.checks import check_integers, finite
 from jaxspec.linalg import eigh, polar
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.peeled.checks import floating
@@ -121,7 +122,7 @@ class CyclicOrder(NamedTuple):
     equivalent_orders: np.ndarray
 
 
-def discover_cyclic_order(G: Any, *, key: Key[Array, ""], refine: bool = True, num_null: int = 200) -> CyclicOrder:
+def discover_cyclic_order(G: Any, *, key: Key[Array, ""], refine: bool = True, num_samples: int = 200) -> CyclicOrder:
     """The cyclic order with the largest harmonic score.
 
     Up to n = 8 all orders are tried. Beyond, tokens are sorted by their angle in the plane of the two leading
@@ -131,15 +132,15 @@ def discover_cyclic_order(G: Any, *, key: Key[Array, ""], refine: bool = True, n
         G: symmetric, (n, n), n >= 4.
         key: random key of the null.
         refine: whether to reverse segments (static).
-        num_null: random rotations; each is searched as G is: costs ``num_null`` searches, of about ``n^4`` operations
-            a round beyond n = 8.
+        num_samples: random rotations; each is searched as G is: costs ``num_samples`` searches, of about ``n^4``
+            operations a round beyond n = 8.
 
     Returns:
         The order and its p-value. Under a permutation of the tokens the best score does not change: the null must
         change the geometry.
 
     Raises:
-        ValueError: fewer than four tokens, a matrix that is not square, symmetric and finite, or ``num_null < 1``.
+        ValueError: fewer than four tokens, a matrix that is not square, symmetric and finite, or ``num_samples < 1``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -153,9 +154,8 @@ def discover_cyclic_order(G: Any, *, key: Key[Array, ""], refine: bool = True, n
     if G.shape != (n, n) or n < 4:
         raise ValueError(f"G has shape {G.shape}; expected (n, n) with n >= 4")
     check_symmetric("G", G)
-    if num_null < 1:
-        raise ValueError(f"num_null is {num_null}; expected an integer >= 1")
-    order, score, null = _discover(G, key, refine, num_null)
+    check_integers(1, num_samples=num_samples)
+    order, score, null = _discover(G, key, refine, num_samples)
     order = canonical_order(np.asarray(order, np.int64))
     slack = rounding_slack(G.dtype, n) * max(float(jnp.trace(G)), abs(float(score)), 1e-300)
     p_value = float(upper_p_value(np.asarray(null), float(score), slack))
@@ -214,9 +214,7 @@ def check_symmetric(name: str, G: Array) -> None:
         name: of the argument, for the message.
         G: (n, n).
     """
-    values = np.asarray(G, float)
-    if not np.all(np.isfinite(values)):
-        raise ValueError(f"{name} holds entries that are not finite")
+    values = np.asarray(finite(name, G), float)
     if np.abs(values - values.T).max() > 1e-4 * np.abs(values).max():
         raise ValueError(f"{name} is not symmetric; expected a Gram matrix")
 
@@ -232,7 +230,7 @@ def rounding_slack(dtype: Any, n: int) -> float:
 
 
 @eqx.filter_jit
-def _discover(G: Array, key: Array, refine: bool, num_null: int) -> tuple[Array, Array, Array]:
+def _discover(G: Array, key: Array, refine: bool, num_samples: int) -> tuple[Array, Array, Array]:
     n = G.shape[0]
     centred = G - jnp.mean(G, axis=0) - jnp.mean(G, axis=1)[:, None] + jnp.mean(G)
     order, score = best_cyclic_order(centred, refine=refine)
@@ -244,7 +242,7 @@ def _discover(G: Array, key: Array, refine: bool, num_null: int) -> tuple[Array,
         rotation = matmul(basis, polar(jax.random.normal(key, (n - 1, n - 1), G.dtype), engine="svd"))
         return best_cyclic_order(matmul(rotation * spectrum, rotation.T), refine=refine)[1]
 
-    return order, score, jax.lax.map(draw, jax.random.split(key, num_null))
+    return order, score, jax.lax.map(draw, jax.random.split(key, num_samples))
 
 
 def _ones_complement(n: int) -> np.ndarray:

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
+from jaxspec.checks import check_numbers
 from jaxspec.linalg import ordered, singular_values
 from jaxspec.linalg.decompositions import svd
 from jaxspec.peeled.checks import (
     PATIENCE,
     check_distributions,
-    check_number,
     checked_start,
     default_gap,
     floating,
@@ -76,7 +76,7 @@ def solve_cyclic(
     blocks = kernel if kernel.ndim == 3 else kernel[None, None]
     if checked:
         check_distributions("kernel", _columns(blocks))
-        check_number("budget", budget)
+        check_numbers(0, budget=budget)
     dtype = blocks.dtype
     weights = masses_or_uniform("weights", weights, blocks.shape[1], dtype, checked=checked)
     start = checked_start(init, kernel.shape, dtype, checked=checked).reshape(blocks.shape)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import is_concrete
 from jaxspec.peeled.actions import PermutationAction, is_transitive, pair_orbit_count
 from jaxspec.peeled.averages import check_orbit_sizes
 from jaxspec.peeled.checks import default_gap
@@ -57,7 +57,7 @@ def solve_exchangeable(
         budget_H: E_H >= 0; None: E_W.
         action: the group's action on the tokens, to check; None only with ``assume``.
         assume: take it on trust that the orbits are those of such a group.
-        tol: gap below which ``converged`` is True; None: 1e-10 (float64), 1e-6 (float32).
+        tol: duality gap, in nats, below which ``converged`` is True; None: 1e-10 (float64), 1e-6 (float32).
         checked: whether to look at the values.
 
     Returns:

@@ -5,7 +5,6 @@ radius r, so that budgets that do not bind are no special case. Of the product Z
 program is computed: a global optimum is proved, not assumed.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,11 +14,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key
 
+from jaxspec.checks import check_choice, check_integers, check_numbers, is_concrete
 from jaxspec.linalg import spectral_norm
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.peeled.certificate import LEAST_WEIGHT, loss_of, per_vector_gap
-from jaxspec.peeled.checks import PATIENCE, check_number, default_gap, default_grad_tol
+from jaxspec.peeled.checks import PATIENCE, check_scale, default_gap, default_grad_tol
 from jaxspec.peeled.loss import ScaledLoss
 from jaxspec.peeled.problem import FactoredSolution, LayerPeeledProblem
 from jaxspec.peeled.projection import project_to_ball, projected
@@ -92,15 +92,11 @@ def solve_factored(
         >>> (solution.W @ solution.H).round(2)[0]
         Array([ 1. , -0.5, -0.5], dtype=float32)
     """
-    if method not in _METHODS:
-        raise ValueError(f"method is {method!r}; expected one of {_METHODS}")
-    if dim < 1:
-        raise ValueError(f"dim is {dim}; expected an integer >= 1")
-    check_number("learning_rate", learning_rate)
-    check_number("momentum", momentum)
+    check_choice("method", method, _METHODS)
+    check_integers(1, dim=dim)
+    check_numbers(0, learning_rate=learning_rate, momentum=momentum)
     scale = (1.0 if method == "lbfgs" else 0.3) if init_scale is None else init_scale
-    if is_concrete(scale) and not 0 < scale < math.inf:
-        raise ValueError(f"init_scale is {scale}; expected a finite number > 0: 0 is a saddle")
+    check_scale(scale)
     dtype = problem.targets.dtype
     tolerances = default_gap(tol, dtype), default_grad_tol(grad_tol, dtype)
     scale = jnp.asarray(scale, dtype)
@@ -120,7 +116,7 @@ def _checked_start(init, problem, dim):
     if is_concrete(init):
         values = [np.asarray(x) for x in factors]
         if not all(np.all(np.isfinite(x)) for x in values):
-            raise ValueError("init holds numbers that are not finite")
+            raise ValueError("init holds entries that are not finite; expected finite ones")
         if not any(np.any(x) for x in values):
             raise ValueError("init is 0; expected factors other than 0, which is a saddle")
     return factors
@@ -191,7 +187,7 @@ def tangent(x: Array, gradient: Array, radius: Array, axis: int | None) -> tuple
 def _simplex(pulls: Array) -> Array:
     """Multipliers as weights: clipped from below, sum 1; equal where all of them vanish."""
     largest = jnp.max(pulls)
-    shares = jnp.where(largest > 0, pulls / jnp.where(largest > 0, largest, 1), 1)
+    shares = safe_divide(pulls, largest, 1)
     clipped = jnp.maximum(shares / jnp.sum(jnp.maximum(shares, 0)), LEAST_WEIGHT)
     return clipped / jnp.sum(clipped)
 
@@ -336,6 +332,6 @@ def _finished(
     value, gap, grad_norm = program.certified(factors)
     certified, stationary = gap <= tolerances[0], grad_norm <= tolerances[1]
     scale = program.loss.scale
-    H = jnp.where(scale > 0, factors.H / jnp.where(scale > 0, scale, 1), 0)
+    H = safe_divide(factors.H, scale)
     converged = certified | stationary
     return FactoredSolution(factors.W, H, value, gap, grad_norm, iterations, converged, certified, stationary)

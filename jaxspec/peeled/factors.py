@@ -9,12 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
+from jaxspec.checks import check_integers, check_numbers, is_concrete
 from jaxspec.linalg import decompositions
-from jaxspec.linalg.concrete import is_concrete
-from jaxspec.peeled.checks import check_number, floating, masses_or_uniform
+from jaxspec.peeled.checks import floating, masses_or_uniform
 from jaxspec.peeled.problem import numerical_rank
 
 
@@ -52,12 +51,8 @@ def factorize_logits(
         True
     """
     logits = floating("logits", logits)
-    for name, budget in (("budget_W", budget_W), ("budget_H", budget_H)):
-        check_number(name, budget)
-        if is_concrete(budget) and not np.all(np.asarray(budget) > 0):
-            raise ValueError(f"{name} is {budget}; expected a number > 0")
-    if dim is not None and dim < 1:
-        raise ValueError(f"dim is {dim}; expected an integer >= 1")
+    check_numbers(0, ends="()", budget_W=budget_W, budget_H=budget_H)
+    check_integers(1, dim=dim)
     V, m = logits.shape
     mass = masses_or_uniform("context_mass", context_mass, m, logits.dtype)
     W, H, values = _factors(logits, jnp.asarray(budget_W), jnp.asarray(budget_H), jnp.sqrt(m * mass))

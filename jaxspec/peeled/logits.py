@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxspec.checks import check_numbers
 from jaxspec.linalg import ordered, singular_values, spectral_norm
 from jaxspec.peeled.certificate import loss_of, require_frobenius, scaled, scaled_gap
 from jaxspec.peeled.checks import (
     PATIENCE,
     check_distributions,
-    check_number,
     checked_start,
     default_gap,
     floating,
@@ -113,7 +113,7 @@ def solve_logits_path(
         [0.665, 0.369]
     """
     require_frobenius(problem)
-    check_number("budgets", budgets)
+    check_numbers(0, budgets=budgets)
     budgets = jnp.asarray(budgets, problem.targets.dtype)
     if budgets.ndim != 1:
         raise ValueError(f"budgets has shape {budgets.shape}; expected one axis")
@@ -164,7 +164,7 @@ def solve_logits_penalised(
     targets = floating("targets", targets)
     if checked:
         check_distributions("targets", targets)
-        check_number("penalty", penalty)
+        check_numbers(0, penalty=penalty)
     weights = masses_or_uniform("weights", weights, targets.shape[-1], targets.dtype, checked=checked)
     problem = LayerPeeledProblem(targets, weights, checked=False)
     penalty = jnp.asarray(penalty, targets.dtype)

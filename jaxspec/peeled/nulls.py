@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxspec.chance import upper_p_value
-from jaxspec.checks import warn_caller
+from jaxspec.checks import check_integers, finite, warn_caller
 from jaxspec.peeled.checks import floating
 from jaxspec.peeled.circular import all_orders, check_symmetric, rounding_slack
 
@@ -101,7 +101,7 @@ def permutation_test(
     if exact:
         orders = jnp.asarray(all_orders(n))
     else:
-        _check_samples(num_samples)
+        check_integers(1, num_samples=num_samples)
         if key is None:
             raise ValueError(f"key is None and n is {n} > exact_limit; expected a random key")
         orders = _random_orders(key, n, num_samples)
@@ -148,7 +148,7 @@ def gaussian_test(
         0.01
     """
     W = _rows("W", W)
-    _check_samples(num_samples)
+    check_integers(1, num_samples=num_samples)
     if center:
         W = W - jnp.mean(W, axis=0)
     null = _gaussian(stat, W, key, num_samples, center)
@@ -193,7 +193,7 @@ def token_set_test(
         0.01
     """
     table = _rows("table", table)
-    _check_samples(num_samples)
+    check_integers(1, num_samples=num_samples)
     tokens = np.asarray(tokens)
     size = table.shape[0]
     inside = tokens.ndim == 1 and tokens.size > 0 and np.all((tokens >= 0) & (tokens < size))
@@ -262,11 +262,4 @@ def _rows(name: str, W: Any) -> Float[Array, "V d"]:
     W = floating(name, W)
     if W.ndim != 2 or W.size == 0:
         raise ValueError(f"{name} has shape {W.shape}; expected rows, (V, d), not empty")
-    if not bool(jnp.all(jnp.isfinite(W))):
-        raise ValueError(f"{name} holds entries that are not finite")
-    return W
-
-
-def _check_samples(num_samples: int) -> None:
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; expected an integer >= 1")
+    return finite(name, W)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxspec.peeled.checks import check_distributions, check_number, floating
+from jaxspec.checks import check_numbers
+from jaxspec.peeled.checks import check_distributions, floating
 from jaxspec.peeled.cyclic import solve_blocks
 from jaxspec.peeled.logits import Limits
 
@@ -34,7 +35,7 @@ def active_modes(z: Any, tol: float = 1e-9) -> Bool[Array, " K"]:
         Array([False,  True, False, False], dtype=bool)
     """
     z = floating("z", z)
-    check_number("tol", tol)
+    check_numbers(0, tol=tol)
     if z.ndim != 1:
         raise ValueError(f"z has shape {z.shape}; expected one axis")
     return _above(jnp.abs(jnp.fft.rfft(z)), tol)

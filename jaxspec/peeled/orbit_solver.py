@@ -13,15 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxspec.checks import check_numbers, is_concrete
 from jaxspec.linalg import eigh, ordered
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.scaling import power_of_two_scale
 from jaxspec.peeled.actions import PermutationAction, orbitals
 from jaxspec.peeled.averages import check_orbit_sizes, reynolds
 from jaxspec.peeled.checks import (
     PATIENCE,
     check_distributions,
-    check_number,
     checked_start,
     default_gap,
     floating,
@@ -136,8 +135,7 @@ def orbit_program(
         raise ValueError(f"orbit_size has shape {np.shape(orbit_size)}; expected ({R},)")
     if checked:
         check_distributions("representatives", targets)
-        check_number("budget_W", budget_W)
-        check_number("budget_H", budget_H)
+        check_numbers(0, budget_W=budget_W, budget_H=budget_H)
         if is_concrete(orbit_size):
             sizes = np.asarray(orbit_size)
             if not (np.all(sizes >= 1) and np.all(sizes == np.round(sizes))):

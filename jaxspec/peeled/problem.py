@@ -19,8 +19,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxspec.linalg.concrete import is_concrete
-from jaxspec.peeled.checks import check_distributions, check_number, floating, masses_or_uniform
+from jaxspec.checks import check_choice, check_numbers, is_concrete
+from jaxspec.peeled.checks import check_distributions, floating, masses_or_uniform
 
 _NORMS = ("frobenius", "per_vector")
 
@@ -87,14 +87,12 @@ class LayerPeeledProblem(eqx.Module):
             ValueError: for an argument out of range, naming it (and the column of a bad target).
             TypeError: complex targets.
         """
-        if norm not in _NORMS:
-            raise ValueError(f"norm is {norm!r}; expected one of {_NORMS}")
+        check_choice("norm", norm, _NORMS)
         self.targets = floating("targets", targets)
         dtype = self.targets.dtype
         if checked:
             check_distributions("targets", self.targets)
-            check_number("budget_W", budget_W)
-            check_number("budget_H", 0.0 if budget_H is None else budget_H)
+            check_numbers(0, budget_W=budget_W, budget_H=budget_H)
         count = self.targets.shape[-1]
         self.weights = masses_or_uniform("weights", weights, count, dtype, checked=checked)
         self.budget_W = jnp.asarray(budget_W, dtype)
@@ -132,7 +130,7 @@ class PeeledSolution(NamedTuple):
     Attributes:
         logits: Z, columns of sum 0, (V, m); kernels or representatives from the solvers that reduce by symmetry.
         value: L(Z), in nats.
-        gap: proved bound on ``L(Z) - min L``; rounding may make it slightly negative.
+        gap: proved bound on ``L(Z) - min L``, in nats (absolute); rounding may make it slightly negative.
         multiplier: ``||G||_op``, minus the derivative of the value by the radius; 0 where the budget is not active.
         singular_values: of the whole Z diag(sqrt(m rho)), descending.
         rank: how many of them exceed rounding.
@@ -160,8 +158,8 @@ class FactoredSolution(NamedTuple):
         W: (V, d).
         H: (d, m).
         value: L(W H), in nats.
-        gap: proved bound on the distance from the global optimum over all dimensions; rounding may make it slightly
-            negative.
+        gap: proved bound on the distance of ``value`` from the global optimum over all dimensions, in nats (absolute);
+            rounding may make it slightly negative.
         grad_norm: norm of the gradient along the budgets; near 0 at a stationary point, global or not.
         iterations: done.
         converged: whether the stopping rule was met: ``certified`` or ``stationary``. A stationary point may be far

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import is_concrete
 
 
 def project_to_ball(radius: PyTree, *, axis: PyTree = None) -> optax.GradientTransformation:

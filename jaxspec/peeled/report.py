@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxspec.chance import upper_p_value
+from jaxspec.checks import check_choice, check_integers
 from jaxspec.linalg.decompositions import qr, svd
 from jaxspec.peeled.checkpoints import Unembedding, find_unembedding
 from jaxspec.peeled.circular import (
@@ -62,7 +63,7 @@ class _Table(NamedTuple):
     def rows(self, rows: Any) -> np.ndarray:
         rows = np.asarray(rows)
         if np.any((rows < 0) | (rows >= self.shape[0])):
-            raise IndexError(f"rows run from {rows.min()} to {rows.max()}; the array has {self.shape[0]}")
+            raise IndexError(f"rows run from {rows.min()} to {rows.max()}; expected 0 to {self.shape[0] - 1}")
         return self.values[rows]
 
 
@@ -145,13 +146,9 @@ def symmetry_report(
 
 
 def _check(settings: _Settings) -> None:
-    if settings.order not in _ORDERS:
-        raise ValueError(f"order must be one of {_ORDERS}, got {settings.order!r}")
-    if settings.center not in _CENTERS:
-        raise ValueError(f"center must be one of {_CENTERS}, got {settings.center!r}")
-    for name in ("controls", "num_samples"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(settings, name)}")
+    check_choice("order", settings.order, _ORDERS)
+    check_choice("center", settings.center, _CENTERS)
+    check_integers(1, controls=settings.controls, num_samples=settings.num_samples)
 
 
 def _place(path: Any, name: str | None) -> Unembedding:
@@ -159,8 +156,8 @@ def _place(path: Any, name: str | None) -> Unembedding:
         return find_unembedding(path)
     tensors = list_tensors(path)
     if name not in tensors or len(tensors[name].shape) != 2:
-        matrices = [t.name for t in tensors.values() if len(t.shape) == 2]
-        raise KeyError(f"tensor must be a matrix of {path}, got {name!r}; it has {', '.join(matrices[:20]) or 'none'}")
+        shown = ", ".join([t.name for t in tensors.values() if len(t.shape) == 2][:20]) or "none"
+        raise KeyError(f"tensor is {name!r}; expected a matrix of {path}, which has {shown}")
     return Unembedding(tensors[name], False)
 
 
@@ -171,7 +168,7 @@ def _vocabulary(path: Any, tokenizer: Any, lists: Mapping[str, Any]) -> Vocabula
     if path is None:
         if rows_only:
             return None
-        raise ValueError("an array has no words: give tokenizer, or rows in place of words")
+        raise ValueError("path is an array, which has no words; expected tokenizer, or rows in place of words")
     beside = Path(path) if Path(path).is_dir() else Path(path).parent
     if (beside / "tokenizer.json").is_file():
         return load_vocab(beside / "tokenizer.json")
@@ -191,7 +188,7 @@ def _mean(tensor: TensorInfo | _Table) -> np.ndarray:
 def _words(words: Any) -> Sequence[str | int]:
     if isinstance(words, str):
         if words not in LISTS:
-            raise ValueError(f"words must be a list of words or one of {tuple(LISTS)}, got {words!r}")
+            raise ValueError(f"words is {words!r}; expected a list of words or one of {tuple(LISTS)}")
         return LISTS[words]
     return list(words)
 
@@ -201,7 +198,7 @@ def _concept(
 ) -> Concept:
     words = _words(words)
     if len(words) < LEAST_WORDS:
-        raise ValueError(f"words must be at least {LEAST_WORDS} in a list, got {len(words)} in {name!r}")
+        raise ValueError(f"words has {len(words)} in {name!r}; expected at least {LEAST_WORDS} in a list")
     vocab = vocab or Vocabulary({f"row {word}": word for word in words})
     found = token_rows(vocab, words, multi_token=settings.multi_token)
     keys = jax.random.split(key, 4)
@@ -239,10 +236,10 @@ def _judged_rows(
     norms = np.linalg.norm(x, axis=1)
     wrong = [word for word, norm in zip(found.words, norms, strict=True) if not (np.isfinite(norm) and norm > 0)]
     if wrong:
-        raise ValueError(f"rows must be finite and not 0 once centred (no cosine); these are not: {', '.join(wrong)}")
+        raise ValueError(f"rows of {', '.join(wrong)} are 0 once centred or not finite; expected rows with a cosine")
     if settings.order == "given":
         return x, equivalent_orders(np.arange(len(x))).tolist(), None
-    best = discover_cyclic_order(cosines(jnp.asarray(x)), key=key, num_null=settings.controls)
+    best = discover_cyclic_order(cosines(jnp.asarray(x)), key=key, num_samples=settings.controls)
     return x[best.order], best.equivalent_orders.tolist(), best.p_value
 
 
@@ -284,7 +281,7 @@ def _controls(matrix: _Matrix, found: TokenRows, settings: _Settings, key: Array
     n, used = len(found.rows), [row for group in found.rows for row in group]
     others = np.setdiff1d(np.arange(matrix.tensor.shape[0]), used)
     if len(others) < n:
-        raise ValueError(f"{matrix.tensor.name} must have {n} tokens beside the words, has {len(others)}")
+        raise ValueError(f"{matrix.tensor.name} has {len(others)} tokens beside the words; expected at least {n}")
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     sets = others[[rng.choice(len(others), n, replace=False) for _ in range(settings.controls)]]
     distinct, place = np.unique(sets, return_inverse=True)

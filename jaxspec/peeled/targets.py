@@ -9,11 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from jaxspec.linalg.concrete import is_concrete
-from jaxspec.peeled.checks import check_number
+from jaxspec.checks import check_integers, check_numbers
 
 
 def von_mises_kernel(n: int, kappa: float, shift: int = 1) -> Float[Array, " n"]:
@@ -34,7 +32,7 @@ def von_mises_kernel(n: int, kappa: float, shift: int = 1) -> Float[Array, " n"]
         >>> von_mises_kernel(4, 0.0)
         Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
     """
-    check_number("kappa", kappa)
+    check_numbers(0, kappa=kappa)
     return jax.nn.softmax(kappa * jnp.cos(2 * jnp.pi * ((_cycle(n) - shift) % n) / n))
 
 
@@ -56,9 +54,7 @@ def geometric_kernel(n: int, ell: float, shift: int = 1) -> Float[Array, " n"]:
         >>> geometric_kernel(3, 1.0).round(3)
         Array([0.212, 0.576, 0.212], dtype=float32)
     """
-    check_number("ell", ell)
-    if is_concrete(ell) and not ell > 0:
-        raise ValueError(f"ell is {ell}; expected a number > 0")
+    check_numbers(0, ends="()", ell=ell)
     ahead = (_cycle(n) - shift) % n
     return jax.nn.softmax(-jnp.minimum(ahead, n - ahead) / ell)
 
@@ -144,12 +140,9 @@ def circulant(kernel: Any) -> Float[Array, "V m"]:
 
 
 def _cycle(n: int) -> Array:
-    if n < 1:
-        raise ValueError(f"n is {n}; expected an integer >= 1")
+    check_integers(1, n=n)
     return jnp.arange(n)
 
 
 def _check_share(eps: Any) -> None:
-    check_number("eps", eps)
-    if is_concrete(eps) and np.any(np.asarray(eps) > 1):
-        raise ValueError(f"eps is {eps}; expected a number in [0, 1]")
+    check_numbers(0, 1, eps=eps)

@@ -17,12 +17,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import check_integers, check_numbers, is_concrete
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.subspace import operator_top_svd
 from jaxspec.peeled.checks import (
     check_distributions,
-    check_number,
+    check_scale,
     default_gap,
     default_grad_tol,
     floating,
@@ -128,16 +128,10 @@ def solve_factored_tiled(
         >>> (solution.W @ solution.H).round(2)[0]
         Array([ 1. , -0.5, -0.5], dtype=float32)
     """
-    numbers = {"dim": dim, "block": block, "steps": steps, "sweeps": sweeps}
-    for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; expected an integer >= 1")
-    if not init_scale > 0:
-        raise ValueError(f"init_scale is {init_scale}; expected a number > 0: 0 is a saddle")
+    check_integers(1, dim=dim, block=block, steps=steps, sweeps=sweeps)
+    check_scale(init_scale)
     budget_H = budget_W if budget_H is None else budget_H
-    for name, value in {"budget_W": budget_W, "budget_H": budget_H, "learning_rate": learning_rate}.items():
-        check_number(name, value)
-    check_number("momentum", momentum)
+    check_numbers(0, budget_W=budget_W, budget_H=budget_H, learning_rate=learning_rate, momentum=momentum)
     if mesh is None:
         mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), (TOKENS, CONTEXTS))
     if not {TOKENS, CONTEXTS} <= set(mesh.axis_names):
@@ -161,8 +155,7 @@ def _checked(targets: SparseTargets) -> SparseTargets:
     V = targets.vocabulary
     if ids.ndim != 2 or ids.shape != probs.shape or 0 in ids.shape:
         raise ValueError(f"targets have shapes {ids.shape} and {probs.shape}; expected (m, k) twice, m, k >= 1")
-    if V < 1:
-        raise ValueError(f"targets.vocabulary is {V}; expected an integer >= 1")
+    check_integers(1, **{"targets.vocabulary": V})
     check_distributions("targets.probs, transposed", probs.T)
     if is_concrete(ids) and np.any((np.asarray(ids) < 0) | (np.asarray(ids) >= V)):
         raise ValueError(f"targets.ids run from {ids.min()} to {ids.max()}; expected 0 to {V - 1}")

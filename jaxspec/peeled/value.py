@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxspec.peeled.checks import check_distributions, check_number, default_gap, floating, masses_or_uniform
+from jaxspec.checks import check_numbers
+from jaxspec.peeled.checks import check_distributions, default_gap, floating, masses_or_uniform
 from jaxspec.peeled.logits import Limits, solve_problem
 from jaxspec.peeled.loss import cross_entropies
 from jaxspec.peeled.problem import LayerPeeledProblem
@@ -52,7 +53,7 @@ def optimal_value(
     targets = floating("targets", targets)
     if checked:
         check_distributions("targets", targets)
-        check_number("radius", radius)
+        check_numbers(0, radius=radius)
     weights = masses_or_uniform("weights", weights, targets.shape[-1], targets.dtype, checked=checked)
     radius = jnp.asarray(radius, targets.dtype)
     return _value(Limits(max_iter, 10), targets, weights, radius, default_gap(tol, targets.dtype))

@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxspec.checks import check_choice
 from jaxspec.optional import require
 from jaxspec.tensor_files import read_json
 
@@ -102,7 +103,7 @@ def load_vocab(path: str | PathLike[str]) -> Vocabulary:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} must be a tokenizer.json or text, a token a line: {error}") from error
+            raise ValueError(f"{path} is no text; expected a tokenizer.json, or a token a line: {error}") from error
         return _checked({token: row for row, token in enumerate(lines)}, path)
     content = read_json(path)
     model = content.get("model") if isinstance(content, dict) else None
@@ -112,7 +113,7 @@ def load_vocab(path: str | PathLike[str]) -> Vocabulary:
             raise ValueError(f"{path} has a Unigram vocabulary whose entries are no pairs")
         vocab = {entry[0]: row for row, entry in enumerate(vocab)}
     if not isinstance(vocab, dict):
-        raise ValueError(f"{path} must hold model.vocab, a table of tokens or a list of pieces with scores")
+        raise ValueError(f"{path} has no model.vocab; expected a table of tokens or a list of pieces with scores")
     added = content.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(t, dict) and {"content", "id"} <= t.keys() for t in added):
         raise ValueError(f"{path} has added_tokens that are no list of tokens with content and id")
@@ -143,19 +144,18 @@ def token_rows(vocab: Vocabulary, words: Sequence[str | int], *, multi_token: st
         >>> token_rows(Vocabulary({"the": 0, "▁Monday": 1}), ["Monday"]).rows
         ((1,),)
     """
-    if multi_token not in ("error", "mean"):
-        raise ValueError(f"multi_token must be 'error' or 'mean', got {multi_token!r}")
+    check_choice("multi_token", multi_token, ("error", "mean"))
     names = tuple(map(str, words))
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"words must be distinct and at least one, got {list(words)}")
+        raise ValueError(f"words is {list(words)}; expected distinct ones, at least one")
     spelt = {str(word): _spelling(vocab, word) for word in words}
     missing = [word for word, found in spelt.items() if found is None]
     if missing and multi_token == "error":
-        raise KeyError(f"words must be single tokens of the vocabulary; these are not: {', '.join(missing)}")
+        raise KeyError(f"words has {', '.join(missing)}; expected single tokens of the vocabulary")
     spelt |= {word: _pieces(vocab, word) for word in missing}
     rows = tuple(spelt[name][0] for name in names)
     if len(set(rows)) < len(rows):
-        raise ValueError(f"words must have rows of their own, got {dict(zip(names, rows, strict=True))}")
+        raise ValueError(f"words has the rows {dict(zip(names, rows, strict=True))}; expected one of its own for each")
     return TokenRows(names, rows, tuple(spelt[name][1] for name in names), tuple(spelt[name][2] for name in names))
 
 
@@ -163,7 +163,7 @@ def _checked(ids: dict[Any, Any], path: Path) -> Vocabulary:
     wrong = [(token, row) for token, row in ids.items() if type(token) is not str or type(row) is not int]
     outside = [(token, row) for token, row in ids.items() if type(row) is int and not 0 <= row < _MOST_ID]
     if wrong or outside or not ids:
-        raise ValueError(f"{path} must give tokens rows of at least 0, got {(wrong or outside)[:3] or 'no token'}")
+        raise ValueError(f"{path} has {(wrong or outside)[:3] or 'no token'}; expected tokens with rows >= 0")
     return Vocabulary(ids, path)
 
 
@@ -175,7 +175,7 @@ def _spelling(vocab: Vocabulary, word: str | int) -> tuple[tuple[int, ...], tupl
     if isinstance(word, int):
         token = next((token for token, row in vocab.ids.items() if row == word), None)
         if token is None:
-            raise ValueError(f"words must be rows of the vocabulary where they are integers, got {word}")
+            raise ValueError(f"words has {word}; expected rows of the vocabulary where they are integers")
         return (word,), (token,), "row"
     for variant, spell in _VARIANTS.items():
         if spell(word) in vocab.ids:
@@ -186,8 +186,8 @@ def _spelling(vocab: Vocabulary, word: str | int) -> tuple[tuple[int, ...], tupl
 def _pieces(vocab: Vocabulary, word: str) -> tuple[tuple[int, ...], tuple[str, ...], str]:
     tokenizers = require("tokenizers", "token_rows(multi_token='mean')", "checkpoints")
     if vocab.path is None or vocab.path.suffix != ".json":
-        raise ValueError(f"multi_token='mean' needs a tokenizer.json, got a vocabulary from {vocab.path}")
+        raise ValueError(f"multi_token is 'mean', the vocabulary from {vocab.path}; expected a tokenizer.json")
     encoding = tokenizers.Tokenizer.from_file(str(vocab.path)).encode(" " + word, add_special_tokens=False)
     if not encoding.ids:
-        raise KeyError(f"words must have tokens, {word!r} has none")
+        raise KeyError(f"words has {word!r}, which has no tokens; expected words with some")
     return tuple(encoding.ids), tuple(encoding.tokens), "mean of tokens"

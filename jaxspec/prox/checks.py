@@ -5,7 +5,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import is_concrete
 from jaxspec.linalg.scaling import compute_dtype
 
 

@@ -11,7 +11,7 @@ from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import is_concrete
 from jaxspec.linalg.scaling import compute_dtype
 from jaxspec.linalg.spectral_map import Engine, spectral_map
 from jaxspec.prox.checks import batch_values

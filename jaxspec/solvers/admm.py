@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
+from jaxspec.checks import check_numbers
 from jaxspec.linalg import ordered
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.solvers.loop import (
     CONVERGED,
     DIVERGED,
@@ -95,7 +95,7 @@ def consensus_admm(
     _check_arguments(blocks, rho, u0, over_relaxation)
     dtype = jnp.result_type(x0 if state is None else state.x)
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"x0 must be a real floating array, got dtype {dtype}")
+        raise TypeError(f"x0 has dtype {dtype}; expected a real floating one")
     penalty = as_traced(penalty, dtype)
     stop = eqx.tree_at(lambda rule: rule.tol, stop, default_tol(stop.tol, dtype), is_leaf=lambda leaf: leaf is None)
     if state is None:
@@ -134,7 +134,7 @@ def certificate(
     gauges, total, after = [], jnp.zeros_like(x), primal
     for index, (block, w) in enumerate(zip(blocks, duals, strict=True)):
         if block.gauge is None:
-            raise ValueError(f"block {index} has no gauge, so there is no certificate")
+            raise ValueError(f"block {index} has no gauge; expected one in every block for a certificate")
         value = block.value(block.data, ordered(block.gather(block.data, x), after))
         gauges.append(block.gauge(block.data, ordered(w, value)))
         after = gauges[-1]
@@ -231,7 +231,7 @@ def _step(problem: _Problem, state: ADMMState) -> ADMMState:
         d = d + rho[i] * block.count.astype(x.dtype)
         y.append(y_i)
         values.append(value)
-    v = jnp.where(d > 0, v / jnp.where(d > 0, d, 1), x)
+    v = safe_divide(v, d, x)
     x_new = data_term.prox(data_term.data, v, jnp.broadcast_to(d, x.shape), x)
     ax = tuple(block.gather(block.data, x_new) for block in blocks)
     duals = tuple(
@@ -329,14 +329,10 @@ def _blank_history(problem: _Problem, state: ADMMState, static: _Static) -> Hist
 
 def _check_arguments(blocks: Sequence[Block], rho: Any, u0: Any, over_relaxation: Any) -> None:
     if not blocks:
-        raise ValueError("blocks must not be empty")
-    if is_concrete(over_relaxation) and not 0 < float(over_relaxation) < 2:
-        raise ValueError(f"over_relaxation must be in (0, 2), got {over_relaxation}")
+        raise ValueError("blocks is empty; expected at least one")
+    check_numbers(0, 2, ends="()", over_relaxation=over_relaxation)
     if jnp.shape(rho) not in ((), (1,), (len(blocks),)):
-        raise ValueError(f"rho must be a number or one per block ({len(blocks)}), got shape {jnp.shape(rho)}")
-    if is_concrete(rho):
-        values = np.asarray(rho, dtype=float)
-        if not (np.isfinite(values) & (values > 0)).all():
-            raise ValueError(f"rho must be positive and finite, got {rho}")
+        raise ValueError(f"rho has shape {jnp.shape(rho)}; expected a number or ({len(blocks)},), one per block")
+    check_numbers(0, ends="()", rho=rho)
     if u0 is not None and len(u0) != len(blocks):
-        raise ValueError(f"u0 must hold one array per block ({len(blocks)}), so {len(blocks)} and not {len(u0)}")
+        raise ValueError(f"u0 has {len(u0)} arrays; expected {len(blocks)}, one per block")

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxspec.checks import check_choice, check_integers
+
 RUNNING = MAX_ITER = 0
 CONVERGED = 1
 STALLED = 2
@@ -205,9 +207,6 @@ def check_loop_arguments(max_iter: int, check_every: int, loop: str) -> None:
         check_every: >= 1.
         loop: ``"while"`` or ``"scan"``.
     """
-    if max_iter < 0:
-        raise ValueError(f"max_iter must be >= 0, got {max_iter}")
-    if check_every < 1:
-        raise ValueError(f"check_every must be >= 1, got {check_every}")
-    if loop not in ("while", "scan"):
-        raise ValueError(f"loop must be 'while' or 'scan', got {loop!r}")
+    check_integers(0, max_iter=max_iter)
+    check_integers(1, check_every=check_every)
+    check_choice("loop", loop, ("while", "scan"))

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jaxspec.checks import check_integers
 from jaxspec.solvers.loop import CONVERGED, DIVERGED, RUNNING, STALLED, iterate
 from jaxspec.solvers.stopping import default_tol
 
@@ -102,10 +103,8 @@ def newton_cg(
         >>> jnp.round(newton_cg(f, jnp.zeros(2)).x, 4)
         Array([1.  , 0.25], dtype=float32)
     """
-    if max_newton < 0:
-        raise ValueError(f"max_newton is {max_newton}; expected an integer >= 0")
-    if max_cg < 1:
-        raise ValueError(f"max_cg is {max_cg}; expected an integer >= 1")
+    check_integers(0, max_newton=max_newton)
+    check_integers(1, max_cg=max_cg)
     if not line_search_steps or min(line_search_steps) <= 0:
         raise ValueError(f"line_search_steps is {line_search_steps}; expected positive numbers")
     value, grad, _ = value_grad_hvp(x0)
@@ -279,8 +278,7 @@ def augmented_lagrangian(
         >>> round(float(result.x), 5), round(float(result.multipliers), 5)
         (1.0, 1.0)
     """
-    if max_outer < 0:
-        raise ValueError(f"max_outer is {max_outer}; expected an integer >= 0")
+    check_integers(0, max_outer=max_outer)
     dtype = multipliers0.dtype
     tol, growth = default_tol(tol, dtype), jnp.asarray(growth, dtype)
 

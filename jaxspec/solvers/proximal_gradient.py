@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxspec.linalg.concrete import is_concrete
+from jaxspec.checks import check_choice, check_numbers
 from jaxspec.solvers.loop import (
     CONVERGED,
     DIVERGED,
@@ -70,7 +69,8 @@ class ProximalGradient(NamedTuple):
     Attributes:
         x: the last finite iterate.
         value: f(x), the smooth part.
-        gap: certificate at x; NaN without one, in which case the run stopped on the relative prox-gradient norm.
+        gap: certificate at x, absolute or relative as its function has it; NaN without one, in which case the run
+            stopped on the relative prox-gradient norm.
         iterations: done in total (resumed runs included).
         converged: whether the stopping rule was met.
         history: per-iteration ``value`` (f at the extrapolated point) and ``change``, and ``gap`` at every check, or
@@ -143,14 +143,12 @@ def accelerated_proximal_gradient(
         Array([2., 2.], dtype=float32)
     """
     check_loop_arguments(max_iter, check_every, loop)
-    if restart not in _RESTARTS:
-        raise ValueError(f"restart must be one of {_RESTARTS}, got {restart!r}")
-    if is_concrete(step) and not (np.isfinite(step) & (np.asarray(step) > 0)).all():
-        raise ValueError(f"step must be positive and finite, got {step}")
+    check_choice("restart", restart, _RESTARTS)
+    check_numbers(0, ends="()", step=step)
     start = x0.x if isinstance(x0, ProximalGradientState) else x0
     dtype = jnp.result_type(*jax.tree.leaves(start))
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"x0 must hold real floating arrays, got dtype {dtype}")
+        raise TypeError(f"x0 has dtype {dtype}; expected real floating arrays")
     state = x0 if isinstance(x0, ProximalGradientState) else _initial(jax.tree.map(jnp.asarray, x0), dtype)
     method = _Method(value_and_grad, prox, inner or _euclidean, extrapolate or _leafwise, certificate, restart)
     static = (max_iter, check_every, history, loop, patience)

@@ -119,10 +119,10 @@ def initial_state(
         duals = tuple(-r * jnp.asarray(u, dtype) for r, u in zip(rho, u0, strict=True))
     duals = tuple(jnp.asarray(w, dtype) for w in duals)
     if len(duals) != len(ax):
-        raise ValueError(f"duals must hold one array per block ({len(ax)}), got {len(duals)}")
+        raise ValueError(f"duals has {len(duals)} arrays; expected {len(ax)}, one per block")
     for index, (w, a) in enumerate(zip(duals, ax, strict=True)):
         if w.shape != a.shape:
-            raise ValueError(f"dual {index} must have the shape {a.shape} of its block, got {w.shape}")
+            raise ValueError(f"dual {index} has shape {w.shape}; expected that of its block, {a.shape}")
     infinity, nan = jnp.asarray(jnp.inf, dtype), jnp.asarray(jnp.nan, dtype)
     zero = jnp.zeros((), jnp.int32)
     return ADMMState(

@@ -69,8 +69,7 @@ class RelativeChange(eqx.Module):
     """Stops when ``||x - x_old|| <= tol ||x||``: the habit of the tensor-completion literature, no sign of optimality.
 
     A standstill does not count: from a small penalty the first thresholds exceed every singular value, y stays 0 and x
-        does
-    not move at all for many iterations, while the duals grow.
+    does not move at all for many iterations, while the duals grow.
 
     Attributes:
         tol: relative tolerance; None: 1e-5 in float32, 1e-6 in float64.

@@ -21,73 +21,88 @@ def holed(value, count=1):
 
 
 BAD = {
-    "one mode": ({"tensor": np.ones(3)}, r"tensor must have at least two modes, got shape \(3,\)"),
-    "number": ({"tensor": 3.0}, r"tensor must have at least two modes, got shape \(\)"),
-    "no entries": ({"tensor": np.ones((3, 0, 4)), "mask": None}, r"tensor must not be empty, got shape \(3, 0, 4\)"),
-    "mask shape": ({"mask": MASK[..., :3]}, r"mask must have the shape \(3, 4, 4\) of tensor, got \(3, 4, 3\)"),
-    "mask two": ({"mask": MASK * 2}, "mask must be boolean or hold only 0 and 1, got 2"),
-    "mask half": ({"mask": np.where(MASK, 1.0, 0.5)}, "mask must be boolean or hold only 0 and 1, got 0.5"),
-    "mask negative": ({"mask": np.where(MASK, 1, -1)}, "mask must be boolean or hold only 0 and 1, got -1"),
-    "mask nan": ({"mask": np.where(MASK, 1.0, np.nan)}, "mask must be boolean or hold only 0 and 1, got nan"),
+    "one mode": ({"tensor": np.ones(3)}, r"tensor has shape \(3,\); expected at least two modes"),
+    "number": ({"tensor": 3.0}, r"tensor has shape \(\); expected at least two modes"),
+    "no entries": (
+        {"tensor": np.ones((3, 0, 4)), "mask": None},
+        r"tensor has shape \(3, 0, 4\); expected at least one entry",
+    ),
+    "mask shape": ({"mask": MASK[..., :3]}, r"mask has shape \(3, 4, 3\); expected that of tensor, \(3, 4, 4\)"),
+    "mask two": ({"mask": MASK * 2}, "mask holds 2 at .*; expected booleans, or 0 and 1"),
+    "mask half": ({"mask": np.where(MASK, 1.0, 0.5)}, "mask holds 0.5 at .*; expected booleans, or 0 and 1"),
+    "mask negative": ({"mask": np.where(MASK, 1, -1)}, "mask holds -1 at .*; expected booleans, or 0 and 1"),
+    "mask nan": ({"mask": np.where(MASK, 1.0, np.nan)}, "mask holds nan at .*; expected booleans, or 0 and 1"),
     "observed nan": (
         {"tensor": holed(np.nan)},
-        r"tensor must be finite where observed, got 1 .* the first at \(0, 0, ",
+        r"tensor holds \S+ at \[0, 0, .\]; expected finite numbers where observed",
     ),
     "observed inf": (
         {"tensor": holed(-np.inf, 3)},
-        r"tensor must be finite where observed, got 3 .* the first at \(0, 0, ",
+        r"tensor holds \S+ at \[0, 0, .\] \(3 such entries\); expected finite numbers where observed",
     ),
-    "weights negative": ({"weights": [1, 2, -1]}, r"weights must be non-negative.*got \[1.0, 2.0, -1.0\]"),
-    "weights array negative": ({"weights": jnp.array([1, 2, -1.0])}, "weights must be non-negative.*got"),
-    "weights nan": ({"weights": [1, 2, np.nan]}, r"weights must be non-negative, finite.*got \[1.0, 2.0, nan\]"),
-    "weights zero": ({"weights": [0, 0, 0]}, r"weights must be .*not all 0, got \[0.0, 0.0, 0.0\]"),
-    "weights length": ({"weights": [1, 2]}, r"weights must have one entry per unfolding \(3\), got shape \(2,\)"),
-    "weights number": ({"weights": 1.0}, r"weights must have one entry per unfolding \(3\), got shape \(\)"),
-    "weights square": ({"weights": [1.0], "regularizer": "square"}, "weights must be None for regularizer 'square'"),
-    "lam negative": ({"lam": -0.1}, "lam must be positive and finite .*, got -0.1"),
-    "lam nan": ({"lam": float("nan")}, "lam must be positive and finite .*, got nan"),
-    "lam infinite": ({"lam": float("inf")}, "lam must be positive and finite .*, got inf"),
-    "over_relaxation zero": ({"over_relaxation": 0}, r"over_relaxation must be in \(0, 2\), got 0"),
-    "over_relaxation two": ({"over_relaxation": 2.0}, r"over_relaxation must be in \(0, 2\), got 2.0"),
-    "over_relaxation array": ({"over_relaxation": jnp.asarray(2.5)}, r"over_relaxation must be in \(0, 2\), got 2.5"),
-    "over_relaxation nan": ({"over_relaxation": np.nan}, r"over_relaxation must be in \(0, 2\), got nan"),
-    "tol negative": ({"tol": -1e-3}, "tol must be non-negative, got -0.001"),
-    "tol nan": ({"tol": float("nan")}, "tol must be non-negative, got nan"),
-    "tol and stop": ({"tol": 1e-3, "stop": Residual(1e-3)}, "tol belongs to the default stopping rule"),
-    "max_iter": ({"max_iter": -1}, "max_iter must be >= 0, got -1"),
-    "check_every": ({"check_every": 0}, "check_every must be >= 1, got 0"),
-    "loop": ({"loop": "for"}, "loop must be 'while' or 'scan', got 'for'"),
-    "regularizer": ({"regularizer": "nuclear"}, "regularizer must be 'snn', .*, got 'nuclear'"),
-    "regularizer empty": ({"regularizer": []}, "blocks must not be empty|regularizer must"),
+    "weights negative": ({"weights": [1, 2, -1]}, r"weights is \[1.0, 2.0, -1.0\]; expected finite numbers >= 0"),
+    "weights array negative": ({"weights": jnp.array([1, 2, -1.0])}, "weights is .*; expected finite numbers >= 0"),
+    "weights nan": ({"weights": [1, 2, np.nan]}, r"weights is \[1.0, 2.0, nan\]; expected finite numbers >= 0"),
+    "weights zero": ({"weights": [0, 0, 0]}, r"weights is \[0.0, 0.0, 0.0\]; expected .*not all 0"),
+    "weights length": ({"weights": [1, 2]}, r"weights has shape \(2,\); expected \(3,\), one entry per unfolding"),
+    "weights number": ({"weights": 1.0}, r"weights has shape \(\); expected \(3,\), one entry per unfolding"),
+    "weights square": (
+        {"weights": [1.0], "regularizer": "square"},
+        "weights are given with regularizer 'square'; expected None",
+    ),
+    "lam negative": ({"lam": -0.1}, "lam is -0.1; expected a finite number > 0"),
+    "lam nan": ({"lam": float("nan")}, "lam is nan; expected a finite number > 0"),
+    "lam infinite": ({"lam": float("inf")}, "lam is inf; expected a finite number > 0"),
+    "over_relaxation zero": ({"over_relaxation": 0}, r"over_relaxation is 0; expected a number in \(0, 2\)"),
+    "over_relaxation two": ({"over_relaxation": 2.0}, r"over_relaxation is 2.0; expected a number in \(0, 2\)"),
+    "over_relaxation array": (
+        {"over_relaxation": jnp.asarray(2.5)},
+        r"over_relaxation is 2.5; expected a number in \(0, 2\)",
+    ),
+    "over_relaxation nan": ({"over_relaxation": np.nan}, r"over_relaxation is nan; expected a number in \(0, 2\)"),
+    "tol negative": ({"tol": -1e-3}, "tol is -0.001; expected a number >= 0"),
+    "tol nan": ({"tol": float("nan")}, "tol is nan; expected a number >= 0"),
+    "tol and stop": ({"tol": 1e-3, "stop": Residual(1e-3)}, "tol and stop are given; expected one of them"),
+    "max_iter": ({"max_iter": -1}, "max_iter is -1; expected an integer >= 0"),
+    "check_every": ({"check_every": 0}, "check_every is 0; expected an integer >= 1"),
+    "loop": ({"loop": "for"}, "loop is 'for'; expected one of"),
+    "regularizer": ({"regularizer": "nuclear"}, "regularizer is 'nuclear'; expected 'snn'"),
+    "regularizer empty": ({"regularizer": []}, "regularizer is empty; expected"),
     "tubal matrix": (
         {"tensor": TENSOR[0], "mask": MASK[0], "regularizer": "tubal"},
-        r"three-way tensor, got shape \(4, 4\)",
+        r"shape is \(4, 4\); expected three modes",
     ),
-    "obs_weights without lam": ({"obs_weights": np.ones(SHAPE)}, "obs_weights need lam > 0"),
+    "obs_weights without lam": (
+        {"obs_weights": np.ones(SHAPE)},
+        "obs_weights are given for the exact problem; expected lam > 0",
+    ),
     "obs_weights shape": (
         {"obs_weights": np.ones(3), "lam": 0.1},
-        r"obs_weights must have the shape \(3, 4, 4\).*\(3,\)",
+        r"obs_weights has shape \(3,\); expected that of tensor, \(3, 4, 4\)",
     ),
-    "obs_weights negative": ({"obs_weights": -np.ones(SHAPE), "lam": 0.1}, "obs_weights must be non-negative.*-1"),
+    "obs_weights negative": (
+        {"obs_weights": -np.ones(SHAPE), "lam": 0.1},
+        "obs_weights holds -1.*; expected finite numbers >= 0",
+    ),
     "obs_weights nan": (
         {"obs_weights": np.full(SHAPE, np.nan), "lam": 0.1},
-        "obs_weights must be non-negative and finite",
+        "obs_weights holds .*; expected finite numbers >= 0",
     ),
-    "rho negative": ({"rho": -1.0}, "rho must be positive and finite, got -1.0"),
-    "rho zero": ({"rho": 0.0}, "rho must be positive and finite, got 0.0"),
-    "rho one negative": ({"rho": np.array([1.0, -1.0])}, "rho must be positive and finite, got"),
-    "rho shape": ({"rho": np.ones(5)}, r"rho must .*\(5,\)"),
-    "rho_scale negative": ({"rho_scale": -1.0}, "rho_scale must be positive and finite, got -1.0"),
-    "rho_scale nan": ({"rho_scale": float("nan")}, "rho_scale must be positive and finite, got nan"),
+    "rho negative": ({"rho": -1.0}, "rho is -1.0; expected a finite number > 0"),
+    "rho zero": ({"rho": 0.0}, "rho is 0.0; expected a finite number > 0"),
+    "rho one negative": ({"rho": np.array([1.0, -1.0])}, "rho is .*; expected finite numbers > 0"),
+    "rho shape": ({"rho": np.ones(5)}, r"rho has shape \(5,\); expected a number or"),
+    "rho_scale negative": ({"rho_scale": -1.0}, "rho_scale is -1.0; expected a finite number > 0"),
+    "rho_scale nan": ({"rho_scale": float("nan")}, "rho_scale is nan; expected a finite number > 0"),
     "rho_scale of the start": (
         {"init": WarmStart(jnp.asarray(TENSOR), rho_scale=-1.0)},
-        "rho_scale must be positive and finite, got -1.0",
+        "rho_scale is -1.0; expected a finite number > 0",
     ),
-    "box empty": ({"lower": 1.0, "upper": 0.0}, "lower must .*1.0.*0.0"),
-    "box nan": ({"lower": float("nan")}, "lower must .*nan"),
-    "init shape": ({"init": np.ones((3, 3))}, r"init must .*\(3, 3\)"),
-    "init nan": ({"init": np.where(MASK, 0, np.nan)}, "init must be finite"),
-    "truth shape": ({"truth": np.ones((3, 3))}, r"truth must .*\(3, 3\)"),
+    "box empty": ({"lower": 1.0, "upper": 0.0}, "lower is 1.0 and upper 0.0; expected"),
+    "box nan": ({"lower": float("nan")}, "lower is nan; expected"),
+    "init shape": ({"init": np.ones((3, 3))}, r"init has shape \(3, 3\); expected"),
+    "init nan": ({"init": np.where(MASK, 0, np.nan)}, "init holds nan at .*; expected finite numbers"),
+    "truth shape": ({"truth": np.ones((3, 3))}, r"truth has shape \(3, 3\); expected"),
 }
 
 
@@ -99,18 +114,24 @@ def test_bad_argument_is_named_with_its_value(name):
 
 
 def test_wrong_types_are_type_errors():
-    with pytest.raises(TypeError, match="tensor must be real, got dtype complex64"):
+    with pytest.raises(TypeError, match="tensor has dtype complex64; expected real numbers"):
         complete_tensor(TENSOR.astype(np.complex64), MASK)
-    with pytest.raises(TypeError, match="mask must be boolean or hold 0 and 1, got dtype complex64"):
+    with pytest.raises(TypeError, match="mask has dtype complex64; expected booleans, or 0 and 1"):
         complete_tensor(TENSOR, MASK.astype(np.complex64))
 
 
 @pytest.mark.parametrize(
     ("duals", "message"),
     [
-        ((np.zeros((1, 3, 15)), np.zeros((2, 4, 12))), r"dual 0 must have the shape \(1, 3, 16\) .* got \(1, 3, 15\)"),
-        ((np.zeros((1, 3, 16)), np.zeros((1, 4, 12))), r"dual 1 must have the shape \(2, 4, 12\) .* got \(1, 4, 12\)"),
-        ((np.zeros((1, 3, 16)),), "duals must .*2.*1"),
+        (
+            (np.zeros((1, 3, 15)), np.zeros((2, 4, 12))),
+            r"dual 0 has shape \(1, 3, 15\); expected that of its block, \(1, 3, 16\)",
+        ),
+        (
+            (np.zeros((1, 3, 16)), np.zeros((1, 4, 12))),
+            r"dual 1 has shape \(1, 4, 12\); expected that of its block, \(2, 4, 12\)",
+        ),
+        ((np.zeros((1, 3, 16)),), "duals has 1 arrays; expected 2"),
     ],
 )
 def test_duals_of_a_wrong_shape_or_number_are_named(duals, message):
@@ -121,13 +142,13 @@ def test_duals_of_a_wrong_shape_or_number_are_named(duals, message):
 
 def test_the_other_public_functions_check_the_same_input():
     result = complete_tensor(TENSOR, MASK, max_iter=2)
-    with pytest.raises(ValueError, match="tensor must be finite where observed"):
+    with pytest.raises(ValueError, match=r"tensor holds .*; expected finite numbers where observed"):
         lambda_max(holed(np.nan), MASK)
-    with pytest.raises(ValueError, match="tensor must be finite where observed"):
+    with pytest.raises(ValueError, match=r"tensor holds .*; expected finite numbers where observed"):
         duality_gap(result, holed(np.nan), MASK)
-    with pytest.raises(ValueError, match="mask must have the shape"):
+    with pytest.raises(ValueError, match="mask has shape"):
         duality_gap(result, TENSOR, MASK[:2])
-    with pytest.raises(ValueError, match="lam must be positive"):
+    with pytest.raises(ValueError, match=r"lam (is|holds) .*; expected (a finite number|numbers) > 0"):
         duality_gap(result, TENSOR, MASK, lam=-1.0)
 
 

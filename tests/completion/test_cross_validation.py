@@ -26,7 +26,7 @@ def test_chosen_lambda_is_the_minimum_of_a_curve_that_does_not_depend_on_the_bat
     assert float(result.errors.min()) < 0.8 * float(result.errors[0])
     assert float(result.lam) == LAMS[int(np.argmin(result.errors))]
     assert bool(jnp.isfinite(result.standard_errors).all())
-    assert 0.3 < float(result.noise_level) < float(np.std(Y))
+    assert 0.3 < float(result.hold_out_error) < float(np.std(Y))
 
 
 def test_second_choice_with_new_numbers_compiles_nothing(compilations):
@@ -56,30 +56,45 @@ def test_noise_is_estimated_from_the_residuals_and_the_divergence_of_the_fit():
 
 
 BAD = {
-    "frac": (lambda: cv_lambda(SoftImpute(), Y, W, LAMS, KEY, 1.0), r"frac must be in \(0, 1\), got 1.0"),
-    "folds": (lambda: cv_lambda(SoftImpute(), Y, W, LAMS, KEY, folds=1), "folds must be at least 2, got 1"),
-    "splits": (lambda: cv_lambda(SoftImpute(), Y, W, LAMS, KEY, splits=0), "splits must be at least 1, got 0"),
-    "lams": (lambda: cv_lambda(SoftImpute(), Y, W, [-1.0], KEY), "lams must be non-negative"),
-    "no lams": (lambda: cv_lambda(soft_impute_path, Y, W, None, KEY), "lams must be given for a solver without"),
-    "side": (lambda: cv_lambda(SoftImpute(), Y, W, LAMS, KEY, side_by_side=0), "side_by_side must be at least 1"),
+    "frac": (lambda: cv_lambda(SoftImpute(), Y, W, LAMS, KEY, 1.0), r"frac is 1.0; expected a number in \(0, 1\)"),
+    "folds": (lambda: cv_lambda(SoftImpute(), Y, W, LAMS, KEY, folds=1), "folds is 1; expected an integer >= 2"),
+    "splits": (lambda: cv_lambda(SoftImpute(), Y, W, LAMS, KEY, splits=0), "splits is 0; expected an integer >= 1"),
+    "lams": (
+        lambda: cv_lambda(SoftImpute(), Y, W, [-1.0], KEY),
+        r"lams holds -\d.0 at .*; expected finite numbers >= 0",
+    ),
+    "no lams": (
+        lambda: cv_lambda(soft_impute_path, Y, W, None, KEY),
+        "lams is None; expected candidates for a solver without",
+    ),
+    "side": (
+        lambda: cv_lambda(SoftImpute(), Y, W, LAMS, KEY, side_by_side=0),
+        "side_by_side is 0; expected an integer >= 1",
+    ),
     "few": (
         lambda: cv_lambda(SoftImpute(), [[1.0]], None, LAMS, KEY),
-        "W must hold at least 2 observed entries, got 1",
+        "W has 1 observed entries; expected at least 2",
     ),
     "subsets": (
         lambda: choose_groups(Y, W, make_groups([range(N)], N), LAMS, KEY, subsets=[["b"]]),
-        "subsets must name attributes",
+        "subsets has 'b'; expected attributes",
     ),
     "everyone": (
         lambda: choose_groups(Y, W, make_groups([range(N)], N), LAMS, KEY, everyone=[-1.0]),
-        "everyone must hold non-negative",
+        r"everyone is \[-1.0\]; expected finite numbers >= 0",
     ),
     "none": (
         lambda: choose_groups(Y, W, make_groups([range(N)], N), LAMS, KEY, subsets=[[]], everyone=[0.0]),
-        "subsets and everyone must leave",
+        "subsets and everyone leave no candidate",
     ),
-    "step": (lambda: noise_estimate(SoftImpute(), Y, W, 1.0, KEY, step=0.0), "step must be positive"),
-    "rows": (lambda: cv_lambda(Game(make_groups([[0]], 3)), Y, W, LAMS, KEY), "Y must have one row per row of groups"),
+    "step": (
+        lambda: noise_estimate(SoftImpute(), Y, W, 1.0, KEY, step=0.0),
+        "step is 0.0; expected a finite number > 0",
+    ),
+    "rows": (
+        lambda: cv_lambda(Game(make_groups([[0]], 3)), Y, W, LAMS, KEY),
+        "Y has shape .*; expected 3 rows, as groups",
+    ),
 }
 
 
@@ -113,7 +128,7 @@ def test_default_grid_goes_on_downwards_while_its_end_predicts_best(compilations
     assert len(given.lams) == 9
     assert bool(given.at_edge)
     np.testing.assert_array_equal(given.errors, result.errors[:9])
-    assert float(result.noise_level) < 0.8 * float(given.noise_level)
+    assert float(result.hold_out_error) < 0.8 * float(given.hold_out_error)
 
 
 def test_a_choice_at_the_upper_end_of_a_given_list_is_reported_and_a_traced_grid_is_never_continued():

@@ -25,7 +25,9 @@ def test_every_level_of_a_column_is_a_group_and_missing_labels_are_in_none():
 def test_a_series_of_labels_is_one_column():
     assert make_groups(FRAME["age"], 5) == make_groups(FRAME[["age"]], 5)
     assert make_groups(pd.Series(["x", "y", "x"]), 3).names == ("label=x", "label=y")
-    with pytest.raises(TypeError, match=r"got dtype <U1; labels belong into a pandas DataFrame or Series"):
+    with pytest.raises(
+        TypeError, match=r"has dtype <U1; expected indices of rows; labels belong into a pandas DataFrame or Series"
+    ):
         make_groups(np.array(["x", "y"]), 2)
 
 
@@ -89,18 +91,27 @@ def test_sin_theta_is_that_of_principal_angles():
 
 
 BAD = {
-    "range": (lambda: make_groups([[0, 4]], 4), r"groups\[0\] holds a row outside 0..3: 4"),
-    "negative": (lambda: make_groups([[0], [-1]], 4), r"groups\[1\] holds a row outside 0..3: -1"),
+    "range": (lambda: make_groups([[0, 4]], 4), r"groups\[0\] has the row 4; expected 0 to 3"),
+    "negative": (lambda: make_groups([[0], [-1]], 4), r"groups\[1\] has the row -1; expected 0 to 3"),
     "repeat": (lambda: make_groups([[1, 1]], 4), r"groups\[0\] repeats a row"),
-    "frame": (lambda: make_groups(FRAME, 4), r"groups must have one row per row of the table \(4\), got 5"),
-    "n": (lambda: make_groups([], 0), "n must be at least 1, got 0"),
-    "pad": (lambda: make_groups([], 3, pad_ratio=0.5), "pad_ratio must be at least 1 and finite, got 0.5"),
-    "size": (lambda: make_groups([], 3, min_size=0), "min_size must be at least 1, got 0"),
-    "everyone": (lambda: make_groups([], 3, everyone=-1.0), "everyone must be non-negative"),
-    "factors": (lambda: make_groups([[0]], 3).with_factors([1.0, 2.0]), "factors must be 1 non-negative"),
-    "weights": (lambda: game_weights(np.ones((2, 2)), make_groups([[0]], 3)), r"W must have one row per row of groups"),
-    "rank": (lambda: group_sin_theta(np.ones((3, 2)), np.ones((3, 2)), make_groups([[0]], 3), 0), "rank must be"),
-    "shapes": (lambda: group_sin_theta(np.ones((3, 2)), np.ones((3, 3)), make_groups([[0]], 3), 1), "Mhat must have"),
+    "frame": (lambda: make_groups(FRAME, 4), r"groups has 5 rows; expected n = 4"),
+    "n": (lambda: make_groups([], 0), "n is 0; expected an integer >= 1"),
+    "pad": (lambda: make_groups([], 3, pad_ratio=0.5), "pad_ratio is 0.5; expected a finite number >= 1"),
+    "size": (lambda: make_groups([], 3, min_size=0), "min_size is 0; expected an integer >= 1"),
+    "everyone": (lambda: make_groups([], 3, everyone=-1.0), "everyone is -1.0; expected a finite number >= 0"),
+    "factors": (
+        lambda: make_groups([[0]], 3).with_factors([1.0, 2.0]),
+        "factors is .*; expected 1 finite numbers >= 0",
+    ),
+    "weights": (lambda: game_weights(np.ones((2, 2)), make_groups([[0]], 3)), r"W has shape .*; expected 3 rows"),
+    "rank": (
+        lambda: group_sin_theta(np.ones((3, 2)), np.ones((3, 2)), make_groups([[0]], 3), 0),
+        "rank is 0; expected an integer >= 1",
+    ),
+    "shapes": (
+        lambda: group_sin_theta(np.ones((3, 2)), np.ones((3, 3)), make_groups([[0]], 3), 1),
+        "Mhat has shape .*; expected that of M",
+    ),
 }
 
 
@@ -112,5 +123,5 @@ def test_bad_argument_is_named_with_its_value(name):
 
 
 def test_indices_must_be_integers():
-    with pytest.raises(TypeError, match=r"groups\[0\] must hold integer row indices, got dtype float64"):
+    with pytest.raises(TypeError, match=r"groups\[0\] has dtype float64; expected indices"):
         make_groups([[0.5]], 3)

@@ -24,7 +24,7 @@ def test_a_large_level_makes_the_default_grid_go_on_and_a_given_one_warns():
     with pytest.warns(UserWarning, match="the smallest of 12 candidates for lam"):
         given = choose_lam(tensor, MASK, lams=result.lams[:12], **OPTIONS)
     assert bool(given.at_edge)
-    assert float(result.noise_level) < 0.9 * float(given.noise_level)
+    assert float(result.hold_out_error) < 0.9 * float(given.hold_out_error)
     # A third grid would end below the rounding of float32.
     assert float(result.lams[-1]) > np.finfo(np.float32).eps * float(result.lams[0]) > float(result.lams[-1]) * 1e-3
 

@@ -17,7 +17,7 @@ key = jax.random.key(0)
 choice = cv_lambda(SoftImpute(), Y, None, [1.0, 0.5], key)
 calls = {
     "list of rows": lambda: game(Y, None, [range(3), range(3, 6)], 1.0),
-    "layout": lambda: game(Y, None, Game(groups).where, 1.0),
+    "layout": lambda: game(Y, None, Game(groups).groups, 1.0),
     "no groups": lambda: game(Y, lam=1.0),
     "frame": lambda: Game(pd.DataFrame({"a": list("xxyyzz")})),
     "lambda_max": lambda: lambda_max(Y, None, [range(6)]),
@@ -61,7 +61,7 @@ EXPECTED = {
     "lambda_max": "groups is a list" + BUILD,
     "group_errors": "groups is a list" + BUILD,
     "choose_groups": "groups is None" + BUILD,
-    "labels": "groups[0] must hold integer row indices, got dtype <U1; labels belong into a pandas DataFrame or Series",
+    "labels": "groups[0] has dtype <U1; expected indices of rows; labels belong into a pandas DataFrame or Series",
     "cv key": "key is 0" + KEY,
     "no key": "key is None" + KEY,
     "choose_lam key": "key is 0" + KEY,

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxspec.completion import soft_impute, soft_impute_sparse, sparse, sparse_table
+from jaxspec.completion import coordinates, soft_impute, soft_impute_sparse, sparse_table
 from jaxspec.completion.sparse import sparse_lambda_max
 
 RNG = np.random.default_rng(0)
@@ -21,7 +21,7 @@ def table(scale=1.0):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
 def test_optimum_is_that_of_the_dense_form(monkeypatch, ridge):
-    monkeypatch.setattr(sparse, "_CHUNK", 64)
+    monkeypatch.setattr(coordinates, "_CHUNK", 64)
     result = soft_impute_sparse(table(), 3.0, max_rank=K, ridge=ridge, tol=1e-8, max_iter=500)
     dense = soft_impute(Y, W, 3.0, ridge=ridge, tol=1e-9)
     assert bool(result.converged)
@@ -75,13 +75,16 @@ def _empty():
 
 
 BAD = {
-    "range": (lambda: sparse_table([3], [0], [1.0], (3, 2)), "rows must lie in 0..2, got 3 to 3"),
-    "negative": (lambda: sparse_table([0], [-1], [1.0], (3, 2)), "columns must lie in 0..1, got -1 to -1"),
-    "length": (lambda: sparse_table([0], [0, 1], [1.0], (3, 2)), "columns must have the shape"),
-    "nan": (lambda: sparse_table([0], [0], [np.nan], (3, 2)), "values must be finite"),
-    "weights": (lambda: sparse_table([0], [0], [1.0], (3, 2), [-1.0]), "weights must be non-negative"),
-    "rank": (lambda: soft_impute_sparse(_empty(), 1.0, max_rank=9), r"max_rank must be in 1..3, got 9"),
-    "lam": (lambda: soft_impute_sparse(_empty(), -1.0, max_rank=1), "lam must be non-negative and finite, got -1.0"),
+    "range": (lambda: sparse_table([3], [0], [1.0], (3, 2)), "rows run from 3 to 3; expected 0 to 2"),
+    "negative": (lambda: sparse_table([0], [-1], [1.0], (3, 2)), "columns run from -1 to -1; expected 0 to 1"),
+    "length": (lambda: sparse_table([0], [0, 1], [1.0], (3, 2)), "columns has shape"),
+    "nan": (lambda: sparse_table([0], [0], [np.nan], (3, 2)), "values has entries that are not finite"),
+    "weights": (
+        lambda: sparse_table([0], [0], [1.0], (3, 2), [-1.0]),
+        "weights .*-1.0.*; expected finite numbers >= 0",
+    ),
+    "rank": (lambda: soft_impute_sparse(_empty(), 1.0, max_rank=9), r"max_rank is 9; expected an integer in \[1, 3\]"),
+    "lam": (lambda: soft_impute_sparse(_empty(), -1.0, max_rank=1), "lam is -1.0; expected a finite number >= 0"),
 }
 
 
@@ -94,7 +97,7 @@ def test_bad_argument_is_named_with_its_value(name):
 
 def test_start_of_another_shape_is_refused():
     first = soft_impute_sparse(table(), 3.0, max_rank=K)
-    with pytest.raises(ValueError, match="init must have factors of shapes"):
+    with pytest.raises(ValueError, match="init has factors of shapes"):
         soft_impute_sparse(table(), 1.0, max_rank=1, init=first)
-    with pytest.raises(TypeError, match="rows must be integers, got dtype float64"):
+    with pytest.raises(TypeError, match="rows has dtype float64; expected integers"):
         sparse_table([0.5], [0], [1.0], (3, 2))

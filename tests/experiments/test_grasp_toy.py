@@ -293,6 +293,16 @@ def test_least_drift_needs_the_task():
     np.testing.assert_allclose(_fronts.least_drift(made, "naive LoRA", 1.1), 1.0)
 
 
+def test_a_method_is_compared_with_the_naive_adapter_at_its_task():
+    tasks, drifts = [[0.5, 1.0], [0.2, 0.75], [0.2, 0.25]], [[0.2, 0.8], [0.0, 0.25], [0.0, 0.05]]
+    made = Made(["naive LoRA", "ours", "ours"], made_up(tasks, drifts, ["naive LoRA", "ours", "ours"]))
+    untouched = made_up([[0.0]], [[0.1]])[0, :, 0]
+    against = [made, "ours", "naive LoRA", untouched]
+    np.testing.assert_allclose(_fronts.over_scaled(*against, 0.5), 0.25 / 0.5)  # halfway between 0.2 and 0.8
+    np.testing.assert_allclose(_fronts.over_scaled(*against, 0.2), 0.05 / 0.15)  # and between 0.1 and 0.2
+    np.testing.assert_array_equal(_fronts.over_scaled(*against, 0.8), _fronts.NOT_REACHED)
+
+
 def test_the_interval_of_a_median_holds_it():
     median, low, high = _fronts.interval(np.arange(9.0))
     assert median == 4

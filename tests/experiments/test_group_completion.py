@@ -71,7 +71,7 @@ def test_regimes_share_the_truth_and_the_mean_density_but_not_the_mask():
     for name, missingness in tables.MISSINGNESS.items():
         assert (share[name][0] > 3) == missingness.by_level
         assert (share[name][1] > 4) == missingness.by_block
-    with pytest.raises(ValueError, match="regime must be one of"):
+    with pytest.raises(ValueError, match="expected one of"):
         tables.draws(1, 0, DESIGN, "none", 0.3)
 
 
@@ -118,5 +118,5 @@ def test_real_tables_carry_their_labels():
     covid, labels = labelled_table("covid")
     assert covid.shape == (438, 66)
     assert {"Negative", "Severe"} <= set(labels["outcome"])
-    with pytest.raises(ValueError, match="name must be il2"):
+    with pytest.raises(ValueError, match="expected il2"):
         labelled_table("iris")

@@ -56,7 +56,7 @@ def test_no_curvature_and_bad_input():
     found = local_lipschitz(flat, jnp.ones((3, 2, 2)))
     assert float(found.value) == 0
     assert bool(found.converged)
-    with pytest.raises(ValueError, match="weights have length 2; position has 3"):
+    with pytest.raises(ValueError, match="weights have length 2; expected 3"):
         local_lipschitz(flat, jnp.ones((3, 2, 2)), jnp.full(2, 0.5))
     with pytest.raises(ValueError, match=r"expected \(N, ..., m, n\)"):
         local_lipschitz(flat, jnp.ones((3, 2)))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxspec.linalg import spectral_map
-from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale
+from jaxspec.linalg.scaling import compute_dtype, power_of_two_scale, safe_divide
 
 SMALLEST, LARGEST = 2.0**-126, float(np.finfo(np.float32).max)
 
@@ -58,3 +58,13 @@ def test_engine_switch_stays_a_branch_under_vmap():
     text = str(jax.make_jaxpr(jax.vmap(shrink))(x, thresholds))
     # rescaled Gram matrix, engine, rescaled product
     assert text.count("cond[") == str(jax.make_jaxpr(shrink)(x[0], 1.0)).count("cond[") == 3
+
+
+def test_a_guarded_quotient_and_its_derivatives_are_finite():
+    x, y = jnp.array([1.0, 0.0, 2.0, 3.0]), jnp.array([0.0, 0.0, -1.0, 2.0])
+    np.testing.assert_array_equal(safe_divide(x, y), [0, 0, 0, 1.5])
+    np.testing.assert_array_equal(safe_divide(x, y, jnp.inf), [np.inf, np.inf, np.inf, 1.5])
+    np.testing.assert_array_equal(safe_divide(1, y, 5 * x), [5, 0, 10, 0.5])
+    by_x, by_y = jax.grad(lambda x, y: jnp.sum(safe_divide(x, y)), (0, 1))(x, y)
+    np.testing.assert_array_equal(by_x, [0, 0, 0, 0.5])
+    np.testing.assert_array_equal(by_y, [0, 0, 0, -0.75])

@@ -190,9 +190,13 @@ def test_spectral_power_with_an_absolute_floor_is_the_same_map(x64):
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda x: smoothed_polar(x, 0.0), ValueError, r"eps must be > 0; for the hard polar use jaxspec.linalg.polar"),
-        (lambda x: smoothed_nuclear_norm(x, -1.0), ValueError, "eps must be > 0"),
-        (lambda x: smoothed_polar_inverse(x, np.nan), ValueError, "eps must be > 0"),
+        (
+            lambda x: smoothed_polar(x, 0.0),
+            ValueError,
+            "eps is 0.0; expected a number > 0: the hard polar is jaxspec.linalg.polar",
+        ),
+        (lambda x: smoothed_nuclear_norm(x, -1.0), ValueError, "eps is -1.0; expected a number > 0"),
+        (lambda x: smoothed_polar_inverse(x, np.nan), ValueError, "eps is nan; expected a number > 0"),
         (lambda x: smoothed_polar(x, 1.0, engine="cubic"), ValueError, "engine is 'cubic'"),
         (lambda x: smoothed_polar(x, 1.0, engine="closed"), ValueError, "at most two"),
         (lambda x: smoothed_polar(x, 1.0, max_cond=0.5), ValueError, "max_cond is 0.5"),

@@ -39,7 +39,7 @@ GOOD = {"one": leaf(), "two": leaf(seed=1)}
         (GOOD, {"max_factors": 0}, "max_factors is 0"),
         (GOOD, {"alpha": 0.0}, "alpha is 0.0"),
         (GOOD, {"ratio": -1.0}, "ratio -1.0"),
-        (GOOD, {"draws": 0}, "draws 0"),
+        (GOOD, {"num_samples": 0}, "num_samples 0"),
         (GOOD, {"weight": {"one": 1.0}}, "weight has no entry for two"),
         (GOOD, {"weight": {"one": 1.0, "two": jnp.ones(3)}}, r"weight for two has shape \(3,\)"),
         (GOOD, {"base": {"w": jnp.full((D, 3), jnp.inf)}}, "base weight w holds entries that are not finite"),

@@ -14,7 +14,7 @@ def test_draws_are_those_of_unit_vectors(layers, d):
     x = rng.normal(size=(1500, layers, d))
     x /= np.linalg.norm(x, axis=2, keepdims=True)
     wanted = np.linalg.svd(x, compute_uv=False)[:, 0] ** 2 / layers
-    found = np.asarray(alignment_null(jax.random.key(1), layers, d, draws=1500))
+    found = np.asarray(alignment_null(jax.random.key(1), layers, d, num_samples=1500))
     for q in (0.5, 0.95, 0.99):
         spread = 4 * np.std(wanted) / np.sqrt(1500 * (1 - q))
         assert abs(np.quantile(found, q) - np.quantile(wanted, q)) < spread
@@ -22,13 +22,13 @@ def test_draws_are_those_of_unit_vectors(layers, d):
 
 @pytest.mark.parametrize(("layers", "d", "points"), [(3, 64, (0.452, 0.492)), (8, 256, (0.168, 0.173))])
 def test_points_of_the_specification(layers, d, points):
-    found = np.quantile(alignment_null(jax.random.key(0), layers, d, draws=2000), (0.95, 0.99))
+    found = np.quantile(alignment_null(jax.random.key(0), layers, d, num_samples=2000), (0.95, 0.99))
     np.testing.assert_allclose(found, points, atol=0.01)
 
 
 def test_fewer_vectors_than_places():
-    few = alignment_null(jax.random.key(0), 8, 64, draws=2000, count=3)
-    whole = alignment_null(jax.random.key(0), 3, 64, draws=2000)
+    few = alignment_null(jax.random.key(0), 8, 64, num_samples=2000, count=3)
+    whole = alignment_null(jax.random.key(0), 3, 64, num_samples=2000)
     np.testing.assert_allclose(np.quantile(few, (0.5, 0.95)), np.quantile(whole, (0.5, 0.95)), rtol=0.03)
     assert float(alignment_p_value(jnp.array(1.0), jnp.array(1), few, 64)) == 1.0
 
@@ -79,7 +79,9 @@ def test_draws_with_relations_are_those_of_projected_vectors():
         x = rng.normal(size=(layers, d))
         x = x - q @ (q.T @ x)
         wanted.append(np.linalg.norm(x / np.linalg.norm(x, axis=1, keepdims=True), 2) ** 2 / layers)
-    found = alignment_null(jax.random.key(0), layers, d, draws=1000, relations=jnp.array(relations), most_relations=4)
+    found = alignment_null(
+        jax.random.key(0), layers, d, num_samples=1000, relations=jnp.array(relations), most_relations=4
+    )
     np.testing.assert_allclose(np.quantile(found, (0.5, 0.95)), np.quantile(wanted, (0.5, 0.95)), rtol=0.03)
-    none = alignment_null(jax.random.key(0), layers, d, draws=1000, most_relations=4)
+    none = alignment_null(jax.random.key(0), layers, d, num_samples=1000, most_relations=4)
     assert np.median(none) < 0.95 * np.median(found)

@@ -51,7 +51,7 @@ def test_correlated_embeddings():
     ("call", "name"),
     [
         (lambda: with_answers(KEYS, VALUES, ANSWERS[:3]), "answers has shape"),
-        (lambda: with_answers(KEYS[:1], VALUES, [[7]]), "index outside"),
+        (lambda: with_answers(KEYS[:1], VALUES, [[7]]), "index out of range"),
         (lambda: with_answers(KEYS[:1], VALUES, [[]]), "answers of key 0"),
         (lambda: with_answers(KEYS[:1], VALUES[:2], [[0, 1]]), "answers of key 0"),
     ],

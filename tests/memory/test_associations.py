@@ -123,8 +123,8 @@ def test_transformations(drawn, memory):
         (lambda: hebbian(Associations(jnp.ones((3, 2)), jnp.ones((2, 2)))), "y has shape"),
         (lambda: hebbian(Associations(jnp.eye(2), jnp.eye(2), jnp.ones((2, 2, 3)))), "competitors has shape"),
         (lambda: scores(jnp.eye(3), Associations(jnp.eye(2), jnp.eye(2))), "W has shape"),
-        (lambda: scores(jnp.eye(2) * jnp.nan, Associations(jnp.eye(2), jnp.eye(2))), "W contains"),
-        (lambda: scores(jnp.eye(2), Associations(jnp.eye(2), jnp.eye(2) * jnp.inf)), "y contains"),
+        (lambda: scores(jnp.eye(2) * jnp.nan, Associations(jnp.eye(2), jnp.eye(2))), "W holds"),
+        (lambda: scores(jnp.eye(2), Associations(jnp.eye(2), jnp.eye(2) * jnp.inf)), "y holds"),
     ],
 )
 def test_bad_input_is_named(call, name):
@@ -133,5 +133,5 @@ def test_bad_input_is_named(call, name):
 
 
 def test_numbers_that_are_not_finite_stop_a_compiled_call(memory, drawn):
-    with pytest.raises(Exception, match="x contains"):
+    with pytest.raises(Exception, match="x holds"):
         jax.block_until_ready(jax.jit(margins)(memory, drawn._replace(x=drawn.x.at[0, 0].set(jnp.nan))))

@@ -69,7 +69,7 @@ def test_leading_pairs_count_alone():
 
 def test_numbers_that_are_not_finite():
     a = Associations(jnp.eye(3).at[0, 0].set(jnp.nan), jnp.eye(3))
-    with pytest.raises(ValueError, match="x contains"):
+    with pytest.raises(ValueError, match="x holds"):
         fit_cross_entropy(a)
     found = jax.jit(lambda a: fit_cross_entropy(a, steps=3))(a)
     assert (float(found.accuracy), float(found.loss), float(found.margin)) == (0, np.inf, -np.inf)

@@ -165,7 +165,7 @@ def test_seeds_in_a_batch_and_no_recompilation():
 def test_numbers_that_are_not_finite():
     a = draw(7)
     bad = a._replace(x=a.x.at[3, 1].set(jnp.nan))
-    with pytest.raises(ValueError, match="x contains"):
+    with pytest.raises(ValueError, match="x holds"):
         check_feasible(bad, n=9)
     found = jax.jit(lambda a: check_feasible(a, n=9))(bad)
     assert int(found.status) == 0
@@ -191,7 +191,7 @@ def test_bad_options_are_named(options, name):
         check_feasible(draw(0), **options)
     with pytest.raises(ValueError, match="W0 has shape"):
         check_feasible(draw(0), W0=jnp.ones((D + 1, D + 1)))
-    with pytest.raises(ValueError, match="W0 contains"):
+    with pytest.raises(ValueError, match="W0 holds"):
         check_feasible(draw(0), W0=jnp.full((D, D), jnp.nan))
     with pytest.raises(ValueError, match="y has shape"):
         check_feasible(Associations(jnp.ones((3, 2)), jnp.ones((2, 2))))

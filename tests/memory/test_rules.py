@@ -88,7 +88,7 @@ def test_cdf_integrates_the_density(x64):
     np.testing.assert_allclose(_quarter_circle_cdf(jnp.asarray(s)), areas, atol=1e-5)
 
 
-@pytest.mark.parametrize(("W", "name"), [(jnp.ones((2, 3)), "W has shape"), (jnp.full((2, 2), jnp.nan), "W contains")])
+@pytest.mark.parametrize(("W", "name"), [(jnp.ones((2, 3)), "W has shape"), (jnp.full((2, 2), jnp.nan), "W holds")])
 def test_bad_memories_are_named(W, name):
     with pytest.raises(ValueError, match=name):
         spectrum(W)

@@ -178,7 +178,7 @@ def test_transformations(wide):
 
 def test_numbers_that_are_not_finite():
     a = Associations(jnp.eye(3).at[0, 0].set(jnp.nan), jnp.eye(3))
-    with pytest.raises(ValueError, match="x contains"):
+    with pytest.raises(ValueError, match="x holds"):
         fit_two_layer(KEY, a, 2)
     for fit in (lambda a: fit_two_layer(KEY, a, 2, max_outer=0), lambda a: fit_two_layer_adam(a, 2, steps=3)):
         found = jax.jit(fit)(a)

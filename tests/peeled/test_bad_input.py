@@ -61,7 +61,7 @@ def problem(**arguments):
     [
         (lambda: peeled.solve_logits(problem(norm="per_vector")), "norm='per_vector'; expected 'frobenius'"),
         (lambda: peeled.solve_logits(problem(), tol=-1.0), "tol is -1.0"),
-        (lambda: peeled.solve_logits(problem(), max_iter=-1), "max_iter must be >= 0"),
+        (lambda: peeled.solve_logits(problem(), max_iter=-1), "max_iter is -1; expected an integer >= 0"),
         (lambda: peeled.solve_logits(problem(), init=np.zeros((2, 2))), "init has shape"),
         (lambda: peeled.solve_logits(problem(), init=np.full((3, 2), np.nan)), "init holds"),
         (lambda: peeled.solve_logits_path(problem(), [[1.0]]), "budgets has shape"),
@@ -180,7 +180,7 @@ def test_solvers(call, message):
         (lambda: peeled.discover_cyclic_order(jnp.ones((3, 3)), key=KEY), "n >= 4"),
         (lambda: peeled.discover_cyclic_order(jnp.triu(jnp.ones((5, 5))), key=KEY), "not symmetric"),
         (lambda: peeled.discover_cyclic_order(jnp.full((5, 5), jnp.nan), key=KEY), "not finite"),
-        (lambda: peeled.discover_cyclic_order(jnp.eye(5), key=KEY, num_null=0), "num_null is 0"),
+        (lambda: peeled.discover_cyclic_order(jnp.eye(5), key=KEY, num_samples=0), "num_samples is 0"),
     ],
 )
 def test_groups_targets_and_diagnostics(call, message):

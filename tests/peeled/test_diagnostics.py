@@ -185,7 +185,7 @@ def test_hidden_orders_are_found():
         found = 0
         for seed in range(10):
             G, order = noisy(seed, n, amount)
-            result = discover_cyclic_order(G, key=jax.random.key(seed), num_null=19)
+            result = discover_cyclic_order(G, key=jax.random.key(seed), num_samples=19)
             found += np.array_equal(result.order, order)
             assert np.array_equal(result.equivalent_orders[0], result.order)
             assert result.score >= float(harmonic_score(_centred(G), order)) * (1 - 1e-4)
@@ -201,8 +201,8 @@ def _centred(G):
 def test_refining_never_lowers_the_score():
     for seed in range(3):
         G, _ = noisy(seed, 12, 0.9)
-        rough = discover_cyclic_order(G, key=jax.random.key(0), refine=False, num_null=1)
-        fine = discover_cyclic_order(G, key=jax.random.key(0), num_null=1)
+        rough = discover_cyclic_order(G, key=jax.random.key(0), refine=False, num_samples=1)
+        fine = discover_cyclic_order(G, key=jax.random.key(0), num_samples=1)
         assert fine.score >= rough.score * (1 - 1e-6)
 
 
@@ -212,7 +212,7 @@ def test_the_p_value_of_a_discovered_order_accounts_for_the_search():
     for seed in range(40):
         W = np.random.default_rng(seed).standard_normal((7, 7)).astype(np.float32)
         W = W - W.mean(0)
-        p_values.append(discover_cyclic_order(jnp.asarray(W @ W.T), key=jax.random.key(seed), num_null=19).p_value)
+        p_values.append(discover_cyclic_order(jnp.asarray(W @ W.T), key=jax.random.key(seed), num_samples=19).p_value)
     # Uniform on 1/20..1: mean 0.525, standard error 0.29 / sqrt(40).
     assert abs(np.mean(p_values) - 0.525) < 3 * 0.29 / math.sqrt(40)
 

@@ -148,7 +148,7 @@ def test_the_command_line_writes_and_says(checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--words", "Monday,Noday,Tuesday,Sunday"], "these are not: Noday"),
+        (["--words", "Monday,Noday,Tuesday,Sunday"], "words has Noday"),
         (["--words", "Monday,Tuesday,Sunday"], "at least 4"),
         (["--words", "colors"], "--words has 'colors'; expected one of ('weekdays', 'months'), or words with commas"),
         (["--words", "0,1,2,99"], "99"),
@@ -167,8 +167,8 @@ def test_the_command_line_names_what_is_wrong_in_a_line(checkpoint, capsys, argu
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"order": "guess"}, "order must be one of"),
-        ({"center": "median"}, "center must be one of"),
+        ({"order": "guess"}, "order is 'guess'; expected one of"),
+        ({"center": "median"}, "center is 'median'; expected one of"),
         ({"num_samples": 0}, "num_samples"),
         ({"words": "seasons"}, "one of"),
     ],
@@ -183,9 +183,9 @@ def test_rows_without_a_direction_are_named(tmp_path):
     rows[2] = 0
     rows[3] = np.nan
     save_file({"lm_head.weight": jnp.asarray(rows)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="these are not: 2, 3"):
+    with pytest.raises(ValueError, match="rows of 2, 3 are 0"):
         symmetry_report(tmp_path, [0, 1, 2, 3], center="none")
-    with pytest.raises(ValueError, match="must have 41 tokens beside the words"):
+    with pytest.raises(ValueError, match="tokens beside the words; expected at least 41"):
         symmetry_report(tmp_path, list(range(30, 71)))
 
 
@@ -219,9 +219,9 @@ def test_a_matrix_in_memory_is_judged_as_the_file_is(checkpoint, center):
     assert in_memory.concepts[0].harmonic == from_file.concepts[0].harmonic == by_row.concepts[0].harmonic
     assert in_memory.tensor == "array"
     for call, error in (
-        (lambda: symmetry_report(rows, "weekdays"), "give tokenizer"),
+        (lambda: symmetry_report(rows, "weekdays"), "expected tokenizer"),
         (lambda: symmetry_report(rows[0], [0, 1, 2, 3]), r"shape \(24,\); expected a matrix"),
-        (lambda: symmetry_report(rows, [0, 1, 2, 80]), "the array has 80"),
+        (lambda: symmetry_report(rows, [0, 1, 2, 80]), "expected 0 to 79"),
     ):
         with pytest.raises((ValueError, IndexError), match=error):
             call()

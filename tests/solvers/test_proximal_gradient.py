@@ -290,14 +290,14 @@ def test_divergence_is_said_and_the_last_iterate_is_finite():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"restart": "speed"}, "restart must be one of .*, got 'speed'"),
-        ({"step": 0.0}, "step must be positive and finite, got 0.0"),
-        ({"step": -1}, "step must be positive and finite, got -1"),
-        ({"step": jnp.float32(-1)}, "step must be positive and finite, got -1.0"),
-        ({"step": float("inf")}, "step must be positive and finite, got inf"),
-        ({"max_iter": -1}, "max_iter must be >= 0, got -1"),
-        ({"check_every": 0}, "check_every must be >= 1, got 0"),
-        ({"loop": "for"}, "loop must be 'while' or 'scan', got 'for'"),
+        ({"restart": "speed"}, "restart is 'speed'; expected one of"),
+        ({"step": 0.0}, "step is 0.0; expected a finite number > 0"),
+        ({"step": -1}, "step is -1; expected a finite number > 0"),
+        ({"step": jnp.float32(-1)}, "step is -1.0; expected a finite number > 0"),
+        ({"step": float("inf")}, "step is inf; expected a finite number > 0"),
+        ({"max_iter": -1}, "max_iter is -1; expected an integer >= 0"),
+        ({"check_every": 0}, "check_every is 0; expected an integer >= 1"),
+        ({"loop": "for"}, "loop is 'for'; expected one of"),
     ],
     ids=str,
 )
@@ -309,7 +309,7 @@ def test_bad_arguments_are_named(options, message):
 
 def test_integer_starts_are_refused():
     a, b = regression()
-    with pytest.raises(TypeError, match="x0 must hold real floating arrays, got dtype int"):
+    with pytest.raises(TypeError, match=r"x0 has dtype int.*; expected real floating arrays"):
         accelerated_proximal_gradient(
             LeastSquares(jnp.asarray(a), jnp.asarray(b)), Soft(jnp.asarray(0.1)), jnp.zeros(8, int), step=1.0
         )

@@ -14,6 +14,7 @@ from jaxspec.completion.result import TensorCompletion
 from jaxspec.linalg import ordered, top_svd
 from jaxspec.linalg.decompositions import qr
 from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.solvers import ADMMInfo, Block
 from jaxspec.solvers.loop import CONVERGED, DIVERGED, RUNNING, History, check_loop_arguments, iterate
 from jaxspec.solvers.penalties import block_norms, sum_of_squares
@@ -250,7 +251,7 @@ def _by_misfit(problem: _Problem, terms: list[_Term]) -> Float[Array, " n"]:
     for group, term in zip(problem.factors, terms, strict=True):
         squares = _squares(jnp.where(group.seen, term.near - term.ax, 0))
         misfit = misfit.at[np.asarray(group.places)].set(squares)
-    weights = jnp.where(misfit > 0, jnp.min(misfit) / jnp.where(misfit > 0, misfit, 1), 1)
+    weights = safe_divide(jnp.min(misfit), misfit, 1)
     return weights / jnp.sum(weights)
 
 

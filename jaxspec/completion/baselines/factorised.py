@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxspec.checks import check_given, check_key
+from jaxspec.checks import check_given, check_key, check_numbers
 from jaxspec.completion import blocks as regularisers
 from jaxspec.completion import validation
 from jaxspec.completion.baselines.alternating import Data, Numbers, Static, alternate
-from jaxspec.completion.baselines.observed import Number, broadcast, check_number
+from jaxspec.completion.baselines.observed import Number, broadcast
 from jaxspec.completion.result import TensorCompletion
 from jaxspec.solvers.stopping import default_tol
 
@@ -90,7 +90,7 @@ def tmac(
     """
     check_given(ranks=ranks)
     tensor, mask, dtype = validation.observations(tensor, mask, validate)
-    check_number("tol", tol, strict=False)
+    check_numbers(0, tol=tol)
     modes = tuple(range(tensor.ndim))
     ranks = _checked_ranks(ranks, modes, tensor.shape)
     adaptive = weights is None
@@ -163,9 +163,8 @@ def mixture_nn_mf(
     """
     check_given(ranks=ranks, factor_modes=factor_modes)
     tensor, mask, dtype = validation.observations(tensor, mask, validate)
-    for name, value in {"gamma": gamma, "theta": theta}.items():
-        check_number(name, value)
-    check_number("tol", tol, strict=False)
+    check_numbers(0, ends="()", gamma=gamma, theta=theta)
+    check_numbers(0, tol=tol)
     modes = _checked_modes(factor_modes, tensor.ndim)
     ranks = _checked_ranks(ranks, modes, tensor.shape)
     weights = validation.normalised_weights([1.0] * tensor.ndim if weights is None else weights, tensor.ndim)
@@ -180,7 +179,7 @@ def mixture_nn_mf(
 def _checked_modes(factor_modes: Sequence[int], ndim: int) -> tuple[int, ...]:
     modes = tuple(factor_modes)
     if not 0 < len(modes) < ndim or len(set(modes)) < len(modes) or any(mode not in range(ndim) for mode in modes):
-        raise ValueError(f"factor_modes must be distinct modes of 0..{ndim - 1}, at least one and not all, got {modes}")
+        raise ValueError(f"factor_modes is {modes}; expected distinct modes of 0..{ndim - 1}, at least one and not all")
     return tuple(int(mode) for mode in modes)
 
 
@@ -188,11 +187,11 @@ def _checked_ranks(ranks: Sequence[int], modes: Sequence[int], shape: tuple[int,
     """Ranks of the factored modes."""
     ranks = tuple(ranks)
     if len(ranks) != len(shape):
-        raise ValueError(f"ranks must have one entry per mode ({len(shape)}), got {ranks}")
+        raise ValueError(f"ranks is {ranks}; expected {len(shape)} integers, one per mode")
     for mode in modes:
         side = min(shape[mode], math.prod(shape) // shape[mode])
         if ranks[mode] not in range(1, side + 1):
-            raise ValueError(f"ranks[{mode}] must be an integer from 1 to {side}, got {ranks[mode]}")
+            raise ValueError(f"ranks[{mode}] is {ranks[mode]}; expected an integer in [1, {side}]")
     return tuple(int(ranks[mode]) for mode in modes)
 
 

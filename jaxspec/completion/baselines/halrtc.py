@@ -4,7 +4,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxspec.completion.baselines.observed import Number, check_number
+from jaxspec.checks import check_numbers, is_concrete
+from jaxspec.completion.baselines.observed import Number
 from jaxspec.completion.result import TensorCompletion
 from jaxspec.completion.tensor import complete_tensor
 from jaxspec.solvers import Geometric, RelativeChange
@@ -73,10 +74,11 @@ def halrtc(
         >>> bool(jnp.abs(result.tensor - truth).max() < 1e-2)
         True
     """
-    for name, value in {"rho": rho, "max_rho": max_rho}.items():
-        check_number(name, value)
-    check_number("growth", growth, least=1.0, strict=False)
-    check_number("tol", tol, strict=False)
+    check_numbers(0, ends="()", rho=rho)
+    if is_concrete(max_rho) and not float(max_rho) > 0:
+        raise ValueError(f"max_rho is {max_rho}; expected a number > 0")
+    check_numbers(1, growth=growth)
+    check_numbers(0, tol=tol)
     return complete_tensor(
         tensor,
         mask,

@@ -3,13 +3,11 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxspec.completion.metrics import TruthError
 from jaxspec.completion.result import TensorCompletion
 from jaxspec.completion.scaled import data_scale
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.solvers import ADMMInfo, Block
 from jaxspec.solvers.loop import CONVERGED, EMPTY, RUNNING, History, empty_history
 
@@ -85,22 +83,6 @@ def observed(
     return Observed(target, mask, jnp.where(mask, target, fill), None if truth is None else truth / scale, scale)
 
 
-def check_number(name: str, value: Any, *, least: float = 0.0, strict: bool = True) -> None:
-    """Raises `ValueError` for a number out of range where its value is known.
-
-    Args:
-        name: of the argument, for the message.
-        value: None, or a number or array.
-        least: bound from below.
-        strict: whether the bound itself is excluded.
-    """
-    if value is None or not is_concrete(value):
-        return
-    values = np.asarray(value)
-    if not (values > least if strict else values >= least).all():
-        raise ValueError(f"{name} must be {'>' if strict else '>='} {least:g}, got {value}")
-
-
 def broadcast(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Array | None:
     """An argument as an array of a given shape.
 
@@ -122,7 +104,7 @@ def broadcast(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> Arra
     try:
         return jnp.broadcast_to(value, shape)
     except ValueError:
-        raise ValueError(f"{name} must broadcast to the shape {shape}, got shape {value.shape}") from None
+        raise ValueError(f"{name} has shape {value.shape}; expected one that broadcasts to {shape}") from None
 
 
 def completion(

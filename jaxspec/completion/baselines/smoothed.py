@@ -17,11 +17,13 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxspec.checks import check_numbers
 from jaxspec.completion import validation
-from jaxspec.completion.baselines.observed import Number, Observed, broadcast, check_number, completion, observed
+from jaxspec.completion.baselines.observed import Number, Observed, broadcast, completion, observed
 from jaxspec.completion.result import TensorCompletion
 from jaxspec.completion.tensor import build_blocks
 from jaxspec.linalg import ordered
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.solvers import ADMMInfo, Block, accelerated_proximal_gradient
 from jaxspec.solvers.loop import CONVERGED, DIVERGED, RUNNING, History, check_loop_arguments, iterate
 from jaxspec.solvers.penalties import block_norms, sum_of_squares
@@ -87,8 +89,8 @@ def silrtc(
         True
     """
     tensor, mask, dtype = validation.observations(tensor, mask, validate)
-    check_number("gamma", gamma)
-    check_number("tol", tol, strict=False)
+    check_numbers(0, ends="()", gamma=gamma)
+    check_numbers(0, tol=tol)
     blocks = build_blocks(tensor.shape, "snn", weights, svt)
     given = _Given(broadcast("gamma", gamma, (len(blocks),), tensor.dtype), None)
     static = _Static(_fixed, "always", max_iter, history, dtype)
@@ -156,9 +158,8 @@ def falrtc(
         True
     """
     tensor, mask, dtype = validation.observations(tensor, mask, validate)
-    for name, value in {"mu": mu, "mu_start": mu_start, "decay": decay}.items():
-        check_number(name, value)
-    check_number("tol", tol, strict=False)
+    check_numbers(0, ends="()", mu=mu, mu_start=mu_start, decay=decay)
+    check_numbers(0, tol=tol)
     blocks = build_blocks(tensor.shape, "snn", weights, svt)
     final, first = (
         broadcast(name, value, (len(blocks),), tensor.dtype) for name, value in (("mu", mu), ("mu_start", mu_start))
@@ -268,7 +269,7 @@ def _growing(given: _Given, data: Observed, blocks: Blocks) -> tuple[Array, Arra
         matrices = ordered(block.gather(block.data, data.start), gauges[-1] if gauges else None)
         gauges.append(block.gauge(block.data, matrices))
     mu = 0.3 * jnp.stack(gauges)
-    return jnp.where(mu > 0, 1 / jnp.where(mu > 0, mu, 1), last), last
+    return safe_divide(1, mu, last), last
 
 
 def _envelope(data: Observed, blocks: Blocks, gamma: Array, x: Array) -> _Envelope:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxspec.checks import check_choice
 from jaxspec.completion.panel import inputs
 from jaxspec.completion.panel.arms import Arm, Factors, row_shares
 from jaxspec.completion.panel.design import make_design
@@ -23,7 +24,7 @@ from jaxspec.completion.panel.result import PanelFit
 from jaxspec.completion.panel.row_errors import one_step_row_errors, refined_row_errors
 from jaxspec.linalg import decompositions, ordered, spectral_norm
 from jaxspec.linalg.normalisation import matmul
-from jaxspec.linalg.scaling import power_of_two_scale
+from jaxspec.linalg.scaling import power_of_two_scale, safe_divide
 
 
 class RowwiseBound(NamedTuple):
@@ -69,9 +70,9 @@ def rowwise_bound(A: Any, E: Any, rank: int) -> RowwiseBound:
     A, E = jnp.asarray(A), jnp.asarray(E)
     dtype = jnp.result_type(A, E, jnp.float32)
     if A.ndim != 2 or A.shape != E.shape:
-        raise ValueError(f"A and E must be matrices of one shape, got {A.shape} and {E.shape}")
+        raise ValueError(f"A and E have shapes {A.shape} and {E.shape}; expected matrices of one shape")
     if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank <= min(A.shape):
-        raise ValueError(f"rank must be an integer from 0 to {min(A.shape)}, the short side of A, got {rank!r}")
+        raise ValueError(f"rank is {rank!r}; expected an integer in [0, {min(A.shape)}], up to the short side of A")
     return _bound(A.astype(dtype), E.astype(dtype), rank)
 
 
@@ -90,7 +91,7 @@ def _bound(A: Array, E: Array, rank: int) -> RowwiseBound:
     share = jnp.linalg.norm(U, axis=1)
     next_value = jnp.append(found, 0)[rank]
     last = found[rank - 1] if rank else jnp.zeros((), A.dtype)
-    angle = jnp.minimum(1, jnp.where(last > 0, norms[0] / jnp.where(last > 0, last, 1), 1)) if rank else 0
+    angle = jnp.minimum(1, safe_divide(norms[0], last, 1)) if rank else 0
     gap = (values[rank - 1] if rank else jnp.inf) - norms[2]
     wedin = norms[2] * (1 + 2 * values[0] / jnp.where(gap > 0, gap, 1))
     return RowwiseBound(
@@ -158,9 +159,8 @@ def rowwise_error_estimate(
     """
     data = inputs.panel(Y, D, observed)
     if fit.A0.shape != data.Y.shape:
-        raise ValueError(f"Y must have the shape {fit.A0.shape} of the fit, got {data.Y.shape}")
-    if center not in (None, "row", "two_way"):
-        raise ValueError(f"center must be None, 'row' or 'two_way', got {center!r}")
+        raise ValueError(f"Y has shape {data.Y.shape}; expected that of the fit, {fit.A0.shape}")
+    check_choice("center", center, inputs.CENTERS)
     return _estimate(fit, data, center)
 
 

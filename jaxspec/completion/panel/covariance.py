@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from jaxspec.completion.panel.design import Design
 from jaxspec.completion.panel.row_errors import column_noise
 from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.scaling import safe_divide
 
 SIGN = (-1.0, 1.0)
 SAMPLED_ROWS = 64
@@ -55,7 +56,7 @@ def serial_correlation(W: Bool[Array, "2 n m"], designs: Design, block: int) -> 
     sizes = error_sizes(W, designs)
     dtype = sizes.dtype
     residual = jnp.sum(designs.residual, axis=0)
-    e = jnp.where(sizes > 0, residual / jnp.where(sizes > 0, sizes, 1), 0)
+    e = safe_divide(residual, sizes)
     cells = jnp.sum(W, axis=(0, 2))
     own = jnp.maximum(cells - designs.rows.shape[-1] * 2, 0)
     # Columns were fitted, too: the errors shrank below those of the rows' own fits by a common factor.

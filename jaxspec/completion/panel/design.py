@@ -15,6 +15,7 @@ from jaxspec.completion.panel.arms import Arm, Factors
 from jaxspec.completion.panel.refine import degrees_of_freedom, normal_matrices
 from jaxspec.linalg import eigh, ordered
 from jaxspec.linalg.normalisation import matmul
+from jaxspec.linalg.scaling import safe_divide
 from jaxspec.solvers.loop import CONVERGED, RUNNING, iterate
 from jaxspec.solvers.stopping import safe_ratio
 
@@ -96,7 +97,7 @@ def _variances(arm: Arm, factors: Factors, rank: Int[Array, ""], center: str | N
     enough = own > 0
     raw = jnp.where(enough, squares / jnp.where(enough, own, 1), 0)
     mean = jnp.sum(jnp.where(enough, squares, 0)) / jnp.maximum(jnp.sum(jnp.where(enough, own, 0)), 1)
-    corrected = raw * jnp.where(mean > 0, pooled / jnp.where(mean > 0, mean, 1), 1)
+    corrected = raw * safe_divide(pooled, mean, 1)
     return jnp.where(enough, corrected, pooled), pooled, residual
 
 

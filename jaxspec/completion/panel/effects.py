@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxspec.checks import warn_caller
+from jaxspec.checks import check_choice, check_integers, check_numbers, is_concrete, warn_caller
 from jaxspec.completion import validation
 from jaxspec.completion.panel import inputs, warned
 from jaxspec.completion.panel.averages import Asked, Report, Study, uncertainty
@@ -19,7 +19,6 @@ from jaxspec.completion.panel.spectral import ArmsFit, fit_arms, panel_fit
 from jaxspec.completion.panel.student import two_sided_quantile
 from jaxspec.completion.scaled import data_scale
 from jaxspec.linalg import ordered
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.normalisation import matmul
 
 AVERAGES = {"ate": "ate_se", "group_effect": "group_se", "att": "att_se", "event_study": "event_se"}
@@ -154,25 +153,20 @@ def _doubts(effects: PanelEffects, data: Panel, static: Static, report: Report) 
 
 def _report(data: Panel, *, se: str, cov: str, block: int | None, anticipation: int, periods: str) -> Report:
     m = data.Y.shape[1]
-    if se not in ("heteroskedastic", "homoskedastic"):
-        raise ValueError(f"se must be 'heteroskedastic' or 'homoskedastic', got {se!r}")
-    if cov not in ("independent", "block"):
-        raise ValueError(f"cov must be 'independent' or 'block', got {cov!r}")
+    check_choice("se", se, ("heteroskedastic", "homoskedastic"))
+    check_choice("cov", cov, ("independent", "block"))
     if block is not None and cov != "block":
-        raise ValueError(f"block is for cov='block', got block={block} with cov={cov!r}")
+        raise ValueError(f"block is {block} and cov {cov!r}; expected None: it belongs to cov='block'")
     block = max(min(int(np.ceil(2 * m**0.5)), m // 3), 1) if block is None else block
     if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= m:
-        raise ValueError(f"block must be an integer from 1 to {m}, the number of periods, got {block!r}")
-    if isinstance(anticipation, bool) or not isinstance(anticipation, int) or anticipation < 0:
-        raise ValueError(f"anticipation must be an integer >= 0, got {anticipation!r}")
-    if periods not in ("all", "overlap"):
-        raise ValueError(f"periods must be 'all' or 'overlap', got {periods!r}")
+        raise ValueError(f"block is {block!r}; expected an integer in [1, {m}], up to the number of periods")
+    check_integers(0, anticipation=anticipation)
+    check_choice("periods", periods, ("all", "overlap"))
     return Report(se == "homoskedastic", block if cov == "block" else 0, 0, anticipation, periods == "overlap")
 
 
 def _level(level: Any, dtype: Any) -> Array:
-    if is_concrete(level) and not 0 < float(level) < 1:
-        raise ValueError(f"level must be in (0, 1), got {level}")
+    check_numbers(0, 1, ends="()", level=level)
     return jnp.asarray(level, dtype)
 
 
@@ -180,12 +174,12 @@ def _groups(groups: Any, n: int) -> tuple[Array, int]:
     if groups is None:
         return jnp.full(n, -1), 0
     if not is_concrete(groups):
-        raise ValueError("groups must be known when the program is traced: their number is a shape")
+        raise ValueError("groups is traced; expected known integers: their number is a shape")
     labels = np.asarray(groups)
     if labels.shape != (n,):
-        raise ValueError(f"groups must have one entry for each of the {n} units, got shape {labels.shape}")
+        raise ValueError(f"groups has shape {labels.shape}; expected ({n},), one entry per unit")
     if labels.dtype.kind not in "iu" or labels.min() < -1:
-        raise ValueError("groups must be integers from 0, or -1 for a unit in none")
+        raise ValueError(f"groups has {labels.min()} of dtype {labels.dtype}; expected integers >= 0, or -1: in none")
     return jnp.asarray(labels), int(labels.max()) + 1
 
 
@@ -195,9 +189,9 @@ def _weights(weights: Any, Y: Array) -> Array:
         return jnp.ones(n, Y.dtype)
     weights = jnp.asarray(weights, Y.dtype)
     if weights.shape != (n,):
-        raise ValueError(f"weights must have one entry for each of the {n} units, got shape {weights.shape}")
+        raise ValueError(f"weights has shape {weights.shape}; expected ({n},), one entry per unit")
     good = jnp.isfinite(weights) & (weights >= 0)
-    return validation.checked(weights, good, "weights must be non-negative and finite")
+    return validation.checked(weights, good, "weights", "finite numbers >= 0")
 
 
 @eqx.filter_jit

@@ -7,27 +7,28 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxspec.checks import check_choice, check_integers, check_numbers
 from jaxspec.completion.panel import inputs
 from jaxspec.completion.panel.result import PanelEffects, PanelFit
 from jaxspec.completion.panel.student import outside, two_sided_quantile
-from jaxspec.linalg.concrete import is_concrete
 from jaxspec.linalg.normalisation import matmul
 from jaxspec.linalg.orthonormal import orthonormal_basis
-from jaxspec.linalg.scaling import power_of_two_scale
+from jaxspec.linalg.scaling import power_of_two_scale, safe_divide
 
 
 class UnitTests(NamedTuple):
     """Result of `unit_tests`; NaN for units that are not identified.
 
     Attributes:
-        p: two-sided p-value of each unit, (n,).
-        q: adjusted p-value, (n,): the units with ``q <= rate`` are those found at a false-discovery rate of ``rate``.
+        p_value: two-sided p-value of each unit, (n,).
+        adjusted_p_value: q below, (n,): the units with ``q <= rate`` are those found at a false-discovery rate of
+            ``rate``.
         low: lower end of bands that hold for all units at once, (n,).
         high: upper end, (n,).
     """
 
-    p: Float[Array, " n"]
-    q: Float[Array, " n"]
+    p_value: Float[Array, " n"]
+    adjusted_p_value: Float[Array, " n"]
     low: Float[Array, " n"]
     high: Float[Array, " n"]
 
@@ -56,10 +57,8 @@ def unit_tests(
     Reference:
         Benjamini, Hochberg, JRSS B 57 (1995); Benjamini, Yekutieli, Ann. Statist. 29 (2001); Sidak, JASA 62 (1967).
     """
-    if method not in ("bh", "by"):
-        raise ValueError(f"method must be 'bh' or 'by', got {method!r}")
-    if is_concrete(level) and not 0 < float(level) < 1:
-        raise ValueError(f"level must be in (0, 1), got {level}")
+    check_choice("method", method, ("bh", "by"))
+    check_numbers(0, 1, ends="()", level=level)
     dtype = effects.tau.dtype
     return _tests(effects.tau, effects.se, effects.df, jnp.asarray(null, dtype), jnp.asarray(level, dtype), method)
 
@@ -69,7 +68,7 @@ def _tests(tau: Array, se: Array, df: Array, null: Array, level: Array, method: 
     known = jnp.isfinite(tau) & jnp.isfinite(se) & (df >= 1)
     distance = jnp.abs(tau - null)
     # Without noise any distance is certain.
-    t = jnp.where(se > 0, distance / jnp.where(se > 0, se, 1), jnp.where(distance > 0, jnp.inf, 0))
+    t = safe_divide(distance, se, jnp.where(distance > 0, jnp.inf, 0))
     t = jnp.where(jnp.isfinite(t), t, jnp.sqrt(jnp.finfo(t.dtype).max) / 8)
     p = jnp.where(known, outside(t, jnp.where(known, df, 1)), jnp.nan)
     count = jnp.sum(known)
@@ -89,13 +88,13 @@ class PermutationIntervals(NamedTuple):
 
     Attributes:
         estimate: mean effect on the treated cells of each unit, (n,), in the units of Y.
-        p: p-value of no effect, (n,).
+        p_value: of no effect, (n,).
         low: lower end of the interval, (n,); minus infinity where no number of shifts could reject.
         high: upper end, (n,).
     """
 
     estimate: Float[Array, " n"]
-    p: Float[Array, " n"]
+    p_value: Float[Array, " n"]
     low: Float[Array, " n"]
     high: Float[Array, " n"]
 
@@ -140,11 +139,9 @@ def permutation_intervals(
     """
     data = inputs.panel(Y, D, observed)
     if fit.A0.shape != data.Y.shape:
-        raise ValueError(f"Y must have the shape {fit.A0.shape} of the fit, got {data.Y.shape}")
-    if is_concrete(level) and not 0 < float(level) < 1:
-        raise ValueError(f"level must be in (0, 1), got {level}")
-    if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 3:
-        raise ValueError(f"candidates must be an integer >= 3, got {candidates!r}")
+        raise ValueError(f"Y has shape {data.Y.shape}; expected that of the fit, {fit.A0.shape}")
+    check_numbers(0, 1, ends="()", level=level)
+    check_integers(3, candidates=candidates)
     dtype = data.Y.dtype
     return _permuted(fit, data, jnp.asarray(level, dtype), jnp.asarray(width, dtype), candidates)
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxspec.checks import check_choice, check_integers, check_numbers
 from jaxspec.completion import validation
-from jaxspec.linalg.concrete import is_concrete
 
 Number = float | int | Float[Array, ""]
 Rank = str | int | tuple[int, int]
+CENTERS = (None, "row", "two_way")
 
 
 class Panel(NamedTuple):
@@ -112,41 +113,32 @@ def panel(Y: Any, D: Any, observed: Any = None, *, validate: bool = True) -> Pan
     """
     Y = jnp.asarray(Y)
     if jnp.iscomplexobj(Y):
-        raise TypeError(f"Y must be real, got dtype {Y.dtype}")
+        raise TypeError(f"Y has dtype {Y.dtype}; expected real numbers")
     if Y.ndim != 2:
-        raise ValueError(f"Y must be a matrix of units by periods, got shape {Y.shape}")
+        raise ValueError(f"Y has shape {Y.shape}; expected a matrix of units by periods")
     if 0 in Y.shape:
-        raise ValueError(f"Y must not be empty, got shape {Y.shape}")
+        raise ValueError(f"Y has shape {Y.shape}; expected at least one unit and period")
     D = _binary("D", D, Y.shape, validate)
     observed = jnp.ones(Y.shape, bool) if observed is None else _binary("observed", observed, Y.shape, validate)
     floating = jnp.issubdtype(Y.dtype, jnp.floating)
     Y = Y.astype(Y.dtype if floating and jnp.finfo(Y.dtype).bits >= 32 else jnp.float32)
     finite = _finite_where(Y, observed)
-    text = "Y must be finite where observed"
-
-    def message(values: np.ndarray) -> str:
-        bad = np.argwhere(~np.asarray(finite))
-        first = tuple(int(i) for i in bad[0])
-        return f"{text}, got {values[first]} at {first} ({len(bad)} such cells): mark missing outcomes in observed"
-
     if validate:
-        Y = validation.checked(Y, finite, text, message)
+        Y = validation.checked(Y, finite, "Y", "finite numbers where observed: mark missing outcomes in observed")
     return Panel(jnp.where(observed, Y, 0), D, observed)
 
 
 def _binary(name: str, value: Any, shape: tuple[int, ...], validate: bool) -> Bool[Array, "n m"]:
     array = jnp.asarray(value)
     if array.shape != shape:
-        raise ValueError(f"{name} must have the shape {shape} of Y, got {array.shape}")
+        raise ValueError(f"{name} has shape {array.shape}; expected that of Y, {shape}")
     if array.dtype == bool:
         return array
     if jnp.iscomplexobj(array):
-        raise TypeError(f"{name} must be boolean or hold 0 and 1, got dtype {array.dtype}")
+        raise TypeError(f"{name} has dtype {array.dtype}; expected booleans, or 0 and 1")
     if not validate:
         return array != 0
-    text = f"{name} must be boolean or hold only 0 and 1"
-    good = (array == 0) | (array == 1)
-    return validation.checked(array, good, text, lambda v: f"{text}, got {v[~np.asarray(good)][0]}") != 0
+    return validation.checked(array, (array == 0) | (array == 1), name, "booleans, or 0 and 1") != 0
 
 
 def options(
@@ -191,31 +183,21 @@ def options(
         ValueError: for a value out of range, naming the argument.
     """
     shape, dtype = data.Y.shape, data.Y.dtype
-    for name, value, least in (
-        ("refine", 0 if refine is None else refine, 0),
-        ("max_refine", max_refine, 1),
-        ("rank_max", rank_max, 0),
-        ("propensity_rank", propensity_rank, 1),
-        ("sign_block", sign_block, 1),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-    if center not in (None, "row", "two_way"):
-        raise ValueError(f"center must be None, 'row' or 'two_way', got {center!r}")
-    if is_concrete(clip) and not 0 < float(clip) <= 1:
-        raise ValueError(f"clip must be in (0, 1], got {clip}")
-    if start not in ("one_step", "path", "auto"):
-        raise ValueError(f"start must be 'one_step', 'path' or 'auto', got {start!r}")
+    check_integers(0, refine=refine, rank_max=rank_max)
+    check_integers(1, max_refine=max_refine, propensity_rank=propensity_rank, sign_block=sign_block)
+    check_numbers(0, 1, ends="(]", clip=clip)
+    check_choice("center", center, CENTERS)
+    check_choice("start", start, ("one_step", "path", "auto"))
     if tol is not None:
         (tol,) = validation.numbers(dtype, tol=tol)
     choice, ranks, width = _ranks(rank, rank_max, min(shape))
     kind, known = _propensity(propensity, shape, dtype)
     if propensity_rank > min(shape) and kind == "low_rank":
-        raise ValueError(f"propensity_rank must be at most {min(shape)}, the short side of Y, got {propensity_rank}")
+        raise ValueError(f"propensity_rank is {propensity_rank}; expected at most {min(shape)}, the short side of Y")
     if gap_threshold is not None:
         (gap_threshold,) = validation.numbers(dtype, gap_threshold=gap_threshold)
     elif choice == "gap":
-        raise ValueError("gap_threshold must be given for rank='gap', got None")
+        raise ValueError("gap_threshold is None; expected a number for rank='gap'")
     sweeps = None if tol is not None else refine  # None, too: until settled
     static = Static(choice, width, rank_max, sweeps, max_refine, kind, propensity_rank, center, sign_block, start)
     key = jax.random.key(0) if key is None else key
@@ -225,26 +207,23 @@ def options(
 def _ranks(rank: Any, rank_max: int, short: int) -> tuple[str, Array, int]:
     if isinstance(rank, str):
         if rank not in ("flip", "gap"):
-            raise ValueError(f"rank must be 'flip', 'gap', an integer or a pair of integers, got {rank!r}")
+            raise ValueError(f"rank is {rank!r}; expected 'flip', 'gap', an integer or a pair of integers")
         return rank, jnp.zeros(2, jnp.int32), min(rank_max, short)
     pair = tuple(rank) if isinstance(rank, tuple | list) else (rank, rank)
     integers = all(isinstance(r, int | np.integer) and not isinstance(r, bool) for r in pair)
     if len(pair) != 2 or not integers:
-        raise ValueError(f"rank must be 'flip', 'gap', an integer or a pair of integers, got {rank!r}")
+        raise ValueError(f"rank is {rank!r}; expected 'flip', 'gap', an integer or a pair of integers")
     if not all(0 <= r <= short for r in pair):
-        raise ValueError(f"rank must be between 0 and {short}, the short side of Y, got {rank}")
+        raise ValueError(f"rank is {rank}; expected 0 to {short}, the short side of Y")
     return "given", jnp.asarray(pair, jnp.int32), int(max(pair))
 
 
 def _propensity(propensity: Any, shape: tuple[int, ...], dtype: Any) -> tuple[str, Array | None]:
     if isinstance(propensity, str):
         if propensity not in ("row", "low_rank"):
-            raise ValueError(f"propensity must be 'row', 'low_rank' or an array, got {propensity!r}")
+            raise ValueError(f"propensity is {propensity!r}; expected 'row', 'low_rank' or an array")
         return propensity, None
     known = jnp.asarray(propensity, dtype)
     if known.shape != shape:
-        raise ValueError(f"propensity must have the shape {shape} of Y, got {known.shape}")
-    text = "propensity must be probabilities"
-    good = (known >= 0) & (known <= 1)
-    known = validation.checked(known, good, text, lambda p: f"{text}, got {p.min()} to {p.max()}")
-    return "known", known
+        raise ValueError(f"propensity has shape {known.shape}; expected that of Y, {shape}")
+    return "known", validation.checked(known, (known >= 0) & (known <= 1), "propensity", "probabilities")

@@ -11,14 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxspec.chance import upper_p_value
-from jaxspec.checks import warn_caller
+from jaxspec.checks import is_concrete, warn_caller
 from jaxspec.completion.panel import inputs, warned
 from jaxspec.completion.panel.averages import lags_of
 from jaxspec.completion.panel.design import influence, make_design
 from jaxspec.completion.panel.inputs import Number, Numbers, Rank, Static
 from jaxspec.completion.panel.spectral import ArmsFit, fit_arms
 from jaxspec.completion.scaled import data_scale
-from jaxspec.linalg.concrete import is_concrete
 
 
 class PlaceboInSpace(NamedTuple):
@@ -114,7 +113,7 @@ def placebo_in_space(
     """
     data = inputs.panel(Y, D, observed)
     if not isinstance(propensity, str):
-        raise ValueError("propensity must be 'row' or 'low_rank' for placebos, got an array")
+        raise ValueError("propensity is an array; expected 'row' or 'low_rank' for placebos")
     chosen = _controls(np.asarray(data.D), unit, controls)
     rows = np.concatenate([[unit], chosen])
     some = inputs.Panel(data.Y[rows], data.D[rows], data.observed[rows])
@@ -142,17 +141,17 @@ def placebo_in_space(
 def _controls(D: np.ndarray, unit: int, controls: Sequence[int] | None) -> np.ndarray:
     n = D.shape[0]
     if isinstance(unit, bool) or not isinstance(unit, int | np.integer) or not 0 <= unit < n:
-        raise ValueError(f"unit must be a row from 0 to {n - 1}, got {unit!r}")
+        raise ValueError(f"unit is {unit!r}; expected a row from 0 to {n - 1}")
     treated = D.any(axis=1)
     if not treated[unit]:
-        raise ValueError(f"unit must be a treated row, got {unit}, which never is")
+        raise ValueError(f"unit is {unit}, a row that is never treated; expected a treated one")
     chosen = np.flatnonzero(~treated) if controls is None else np.asarray(controls)
     if chosen.ndim != 1 or chosen.size < 2 or chosen.dtype.kind not in "iu":
-        raise ValueError(f"controls must be at least two rows, got {chosen.tolist()}")
+        raise ValueError(f"controls is {chosen.tolist()}; expected at least two rows")
     if chosen.min() < 0 or chosen.max() >= n or np.unique(chosen).size < chosen.size:
-        raise ValueError(f"controls must be different rows from 0 to {n - 1}, got {chosen.tolist()}")
+        raise ValueError(f"controls is {chosen.tolist()}; expected different rows from 0 to {n - 1}")
     if treated[chosen].any():
-        raise ValueError(f"controls must never be treated, got {chosen[treated[chosen]].tolist()}, which are")
+        raise ValueError(f"controls has the treated {chosen[treated[chosen]].tolist()}; expected rows that never are")
     return chosen
 
 
@@ -241,9 +240,9 @@ def placebo_in_time(
     data = inputs.panel(Y, D, observed)
     m = data.Y.shape[1]
     if isinstance(periods, bool) or not isinstance(periods, int) or not 1 <= periods < m:
-        raise ValueError(f"periods must be an integer from 1 to {m - 1}, got {periods!r}")
+        raise ValueError(f"periods is {periods!r}; expected an integer in [1, {m - 1}]")
     if is_concrete(data.D) and not bool(jnp.any(data.D)):
-        raise ValueError("D must have a treated unit, got none: there is no time before the first treatment")
+        raise ValueError("D has no treated unit; expected one: there is no time before the first treatment")
     static, numbers = inputs.options(
         data,
         rank=rank,

@@ -27,7 +27,7 @@ def plot_unit_effects(effects: PanelEffects, *, units: Any = None, ax: Any = Non
     ax = _axes("plot_unit_effects", ax)
     tau, low, high = (np.asarray(x, float) for x in (effects.tau, effects.ci_low, effects.ci_high))
     if units is not None and len(units) != tau.size:
-        raise ValueError(f"units must have one label for each of the {tau.size} units, got {len(units)}")
+        raise ValueError(f"units has {len(units)} labels; expected {tau.size}, one per unit")
     order = np.argsort(tau)[: int(np.isfinite(tau).sum())]
     place = np.arange(order.size)
     ax.vlines(place, _finite(low[order], tau[order]), _finite(high[order], tau[order]), color="0.7", linewidth=1)
@@ -100,10 +100,10 @@ def plot_gap(effects: PanelEffects, data: PanelData, unit: Any, *, ax: Any = Non
     """
     ax = _axes("plot_gap", ax)
     if data.Y.shape != effects.fit.A0.shape:
-        raise ValueError(f"data must have the shape {effects.fit.A0.shape} of the effects, got {data.Y.shape}")
+        raise ValueError(f"data has shape {data.Y.shape}; expected that of the effects, {effects.fit.A0.shape}")
     rows = np.flatnonzero(np.asarray(data.units) == unit)
     if not rows.size:
-        raise ValueError(f"unit must be one of data.units, got {unit!r}")
+        raise ValueError(f"unit is {unit!r}; expected one of data.units")
     row, times = int(rows[0]), np.asarray(data.times)
     observed = np.asarray(data.observed)[row]
     place = np.arange(times.size)

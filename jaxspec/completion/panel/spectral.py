@@ -29,6 +29,7 @@ from jaxspec.completion.panel.result import PanelFit
 from jaxspec.completion.panel.row_errors import one_step_row_errors, refined_row_errors
 from jaxspec.completion.scaled import data_scale
 from jaxspec.linalg import ordered
+from jaxspec.linalg.scaling import safe_divide
 
 FEW = 4.0
 THIN = 0.1
@@ -269,7 +270,7 @@ def ratios(cells: Array, rank: Array, like: Array) -> Float[Array, " a"]:
     """
     n, m = like.shape[-2:]
     free = rank.astype(like.dtype) * (n + m - rank)
-    return jnp.where(free > 0, cells / jnp.where(free > 0, free, 1), jnp.inf)
+    return safe_divide(cells, free, jnp.inf)
 
 
 def _probabilities(observed: Array, W: Bool[Array, "a n m"], numbers: Numbers, static: Static) -> Float[Array, "a n _"]:

@@ -38,18 +38,18 @@ def from_long(df: Any, unit: Any, time: Any, outcome: Any, treatment: Any) -> Pa
     pd = require("pandas", "from_long", "tables")
     for argument, name in (("unit", unit), ("time", time), ("outcome", outcome), ("treatment", treatment)):
         if name not in df.columns:
-            raise ValueError(f"{argument} must name a column of df, got {name!r}")
+            raise ValueError(f"{argument} is {name!r}; expected a column of df")
     if not len(df):
-        raise ValueError("df must have rows, got none")
+        raise ValueError("df has no rows; expected at least one")
     for argument, name in (("unit", unit), ("time", time)):
         if df[name].isna().any():
-            raise ValueError(f"{argument} must not be missing, got {int(df[name].isna().sum())} missing in {name!r}")
+            raise ValueError(f"{argument} {name!r} has {int(df[name].isna().sum())} missing entries; expected none")
     twice = df.duplicated([unit, time])
     if twice.any():
         first = df.loc[twice, [unit, time]].iloc[0]
         raise ValueError(
-            f"unit and time must identify a row, got {int(twice.sum())} duplicates, the first at "
-            f"{(first[unit], first[time])}"
+            f"unit and time have {int(twice.sum())} duplicates, the first {(first[unit], first[time])}; "
+            "expected that they identify a row"
         )
     values, treated = _numbers(df, outcome), _treatment(df, treatment)
     rows, units = pd.factorize(df[unit], sort=True)
@@ -63,20 +63,20 @@ def from_long(df: Any, unit: Any, time: Any, outcome: Any, treatment: Any) -> Pa
 
 def _numbers(df: Any, outcome: Any) -> np.ndarray:
     if df[outcome].dtype.kind not in "biuf":
-        raise TypeError(f"outcome must be numeric, got dtype {df[outcome].dtype} in {outcome!r}")
+        raise TypeError(f"outcome {outcome!r} has dtype {df[outcome].dtype}; expected numbers")
     values = df[outcome].to_numpy(dtype=float, na_value=np.nan)
     if np.isinf(values).any():
-        raise ValueError(f"outcome must be finite or missing, got an infinite value in {outcome!r}")
+        raise ValueError(f"outcome {outcome!r} has an infinite value; expected finite or missing ones")
     return values
 
 
 def _treatment(df: Any, treatment: Any) -> np.ndarray:
     if df[treatment].dtype.kind not in "biuf":
-        raise ValueError(f"treatment must be 0 and 1 or boolean, got dtype {df[treatment].dtype} in {treatment!r}")
+        raise ValueError(f"treatment {treatment!r} has dtype {df[treatment].dtype}; expected booleans, or 0 and 1")
     values = df[treatment].to_numpy(dtype=float, na_value=np.nan)
     bad = ~np.isnan(values) & (values != 0) & (values != 1)
     if bad.any():
-        raise ValueError(f"treatment must be 0 and 1 or boolean, got {values[bad][0]} in {treatment!r}")
+        raise ValueError(f"treatment {treatment!r} holds {values[bad][0]}; expected booleans, or 0 and 1")
     return values
 
 
@@ -140,5 +140,5 @@ def _labels(effects: PanelEffects, data: PanelData | None) -> tuple[np.ndarray, 
     if data is None:
         return np.arange(shape[0]), np.arange(shape[1])
     if data.Y.shape != shape:
-        raise ValueError(f"data must have the shape {shape} of the effects, got {data.Y.shape}")
+        raise ValueError(f"data has shape {data.Y.shape}; expected that of the effects, {shape}")
     return np.asarray(data.units), np.asarray(data.times)

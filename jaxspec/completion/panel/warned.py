@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxspec.checks import is_concrete
 from jaxspec.completion.panel.result import PanelFit
-from jaxspec.linalg.concrete import is_concrete
 
 LEAST_RATIO = 2.0
 MOST_MOTION = 0.25

@@ -134,7 +134,7 @@ def ns_error(
 
 
 def _checked_schedule(low, steps, margin, cushion, cubics):
-    low, steps = inside("l", low, 0, 1, high_open=False), count("steps", steps)
+    low, steps = inside("l", low, 0, 1, "(]"), count("steps", steps)
     if not 0 <= cubics <= steps:
         raise ValueError(f"cubics is {cubics!r}; expected 0 <= cubics <= steps = {steps}")
     return _schedule(low, steps, float(margin), cushion, int(cubics))

@@ -62,9 +62,9 @@ def recombination(
         >>> recombination(2 / 3, 1e-2, ((2.6, -2.3, 0.7),) * 6).error
         0.0064
     """
-    c = inside("c", c, 0, 1, low_open=False, high_open=False)
+    c = inside("c", c, 0, 1, "[]")
     l = inside("l", l, 0, 1)  # noqa: E741
-    eps = inside("eps", eps, 0, np.inf, low_open=False)
+    eps = inside("eps", eps, 0, np.inf, "[)")
     schedule = tuple(tuple(float(k) for k in triple) for triple in schedule)
     if not schedule or any(len(triple) != 3 for triple in schedule):
         raise ValueError(f"schedule is {schedule}; expected at least one triple (a, b, c)")

@@ -53,7 +53,7 @@ def qdwh_weights(l: float) -> QDWHStep:  # noqa: E741
         >>> 1 - qdwh_weights(0.1).l
         0.13
     """
-    l = inside("l", l, 0, 1, high_open=False)  # noqa: E741
+    l = inside("l", l, 0, 1, "(]")  # noqa: E741
     d = (4 * (1 - l**2) / l**4) ** (1 / 3)
     root = math.sqrt(1 + d)
     a = root + math.sqrt(max(8 - 4 * d + 8 * (2 - l**2) / (l**2 * root), 0.0)) / 2

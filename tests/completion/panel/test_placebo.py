@@ -106,10 +106,10 @@ def test_tests_over_units_are_those_of_benjamini_and_hochberg(x64, make_panel):
     p = 2 * stats.t.sf(np.abs((tau - 0.2) / se), df)
     for method in ("bh", "by"):
         found = unit_tests(effects, null=0.2, level=0.9, method=method)
-        np.testing.assert_allclose(found.p[known], p[known], rtol=1e-7)
+        np.testing.assert_allclose(found.p_value[known], p[known], rtol=1e-7)
         expected = stats.false_discovery_control(p[known], method=method)
-        np.testing.assert_allclose(found.q[known], expected, rtol=1e-7)
-        assert np.isnan([found.p[3], found.q[3], found.low[3]]).all()
+        np.testing.assert_allclose(found.adjusted_p_value[known], expected, rtol=1e-7)
+        assert np.isnan([found.p_value[3], found.adjusted_p_value[3], found.low[3]]).all()
     half = stats.t.ppf(0.5 + 0.5 * 0.9 ** (1 / 29), df) * se
     np.testing.assert_allclose(found.low[known], (tau - half)[known], rtol=1e-7)
     np.testing.assert_allclose(found.high[known], (tau + half)[known], rtol=1e-7)
@@ -129,7 +129,7 @@ def test_permutation_intervals_by_hand(x64, block):
         return np.mean(np.array(shifted) >= shifted[0] - 1e-12)
 
     np.testing.assert_allclose(found.estimate[4], (d @ M @ y) / (d @ M @ d), rtol=1e-9)
-    assert found.p[4] == pytest.approx(p(0.0))
+    assert found.p_value[4] == pytest.approx(p(0.0))
     low, high = found.low[4], found.high[4]
     step = (high - low) / 50
     assert p(low + 1e-9) > 0.2 >= p(low - step)
