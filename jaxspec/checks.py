@@ -3,6 +3,7 @@
 import math
 import sys
 import warnings
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -124,13 +125,18 @@ def finite(name: str, value: Any) -> Any:
         Traceback (most recent call last):
         ValueError: W holds entries that are not finite; expected finite ones
     """
-    bad = ~jnp.all(jnp.isfinite(value))
+    bad = _not_finite(value)
     message = f"{name} holds entries that are not finite; expected finite ones"
     if not is_concrete(bad):
         return eqx.error_if(value, bad, message)
     if bad:
         raise ValueError(message)
     return value
+
+
+@partial(jax.jit, inline=True)
+def _not_finite(value: Any) -> Any:
+    return ~jnp.all(jnp.isfinite(value))
 
 
 def check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
