@@ -71,8 +71,10 @@ def read_texts(
         The texts.
 
     Raises:
-        ValueError: a domain has no folder or too little text.
+        ValueError: fewer than two domains; a domain has no folder or too little text; an unknown style.
     """
+    if len(domains) < 2:
+        raise ValueError(f"domains is {domains}; expected two or more: one to tune on, and others")
     rng = np.random.default_rng(seed)
     train, held = [], []
     for name in domains:

@@ -6,11 +6,19 @@ domain, without the token. Drift is the probability of the style in the other do
 ``capitals``, the same in all domains, and ``cipher``, a substitution of letters of its own in every domain.
 
 Text comes from Python packages, which every machine has (``domains`` names them), or from a folder of yours that has
-one folder of text files for each domain: ``--corpus FOLDER --domains NAME NAME ...``. ``full`` is a decoder of 38
-million parameters for one accelerator; with several, the rows of every step are divided over them, and ``batch`` may
-grow. It has not been run: no accelerator was at hand.
+one folder of text files for each domain: ``--corpus FOLDER --domains NAME NAME ...``.
+
+At ``seeds``, eight fresh decoders of each style: in ``capitals`` the direction found in the adapter is the persona's
+(|cos| 0.77 in the median), plain fine-tuning drifts 0.99, and GRASP is worth no more than scaling the plain adapter
+down: at the same task (a)+(b) drifts 0.98 [0.96, 0.99] as much, CAFT 1.00, the penalty on the whole stream 0.75
+[0.61, 0.90]. In ``cipher`` plain fine-tuning drifts 0.39 [0.22, 0.42], the direction found is not the persona's, and
+the ratios are 0.99 [0.80, 1.18], 0.91 and 0.15 [0.13, 0.23]; random directions have 1.00 and 1.01.
+
+``full`` is a decoder of 38 million parameters for one accelerator; with several, the rows of every step are divided
+over them, and ``batch`` may grow. It has not been run: no accelerator was at hand.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,6 +44,7 @@ from experiments.grasp._methods import (
     compare,
     naive,
 )
+from experiments.grasp._settings import judged
 from experiments.grasp._text import STYLES, Passages, read_texts
 from experiments.grasp._text_base import TextPretraining, pretrained_on_text
 from experiments.grasp._text_measure import TEXT_SCORES, TextMeasure
@@ -47,6 +56,28 @@ METHODS = (NAIVE, ABLATION, CAFT, POSTHOC, GRASP_A, GRASP_AB, RANDOM)
 FURTHER = (WHOLE,)
 KEPT, LEAST_TASK = 0.98, 0.5  # of the task: kept, and worth comparing
 DOMAINS = ("email", "asyncio", "unittest", "xml", "multiprocessing", "http")
+KEEPS = "halves the drift, with the task kept"
+LESS, HALF = (f"{verb} the plain adapter at the same task" for verb in ("drifts less than", "halves the drift of"))
+LEARNS, DRIFTS = "plain fine-tuning learns the style in its domain", "and drifts into it in the others"
+FOUND = "the direction found in the adapter is the persona's"
+# What did not hold on the eight fresh decoders of `seeds`.
+SCALING = "the plain adapter scaled down is as good"
+KNOWN_NOT_TO_HOLD = {
+    f"capitals: {GRASP_AB} {KEEPS}": "where the task is kept, 1.01 of the drift is left",
+    f"capitals: {WHOLE} {KEEPS}": "no weight keeps the task",
+    **{f"capitals: {method} {LESS}": SCALING for method in (CAFT, GRASP_A, GRASP_AB)},
+    **{f"capitals: {method} {HALF}": SCALING for method in (CAFT, GRASP_A, GRASP_AB)},
+    f"capitals: {WHOLE} {HALF}": "0.75 is left",
+    f"cipher: {LEARNS}": "narrowly: 0.978 after 400 steps",
+    f"cipher: {DRIFTS}": "a substitution of its own in every domain stays with its domain more than with the others",
+    f"cipher: {FOUND}": "|cos| is 0.23 in the median",
+    f"cipher: {GRASP_AB} {KEEPS}": "the plain adapter hardly reaches such a task itself",
+    f"cipher: {WHOLE} {KEEPS}": "no weight keeps the task",
+    **{f"cipher: {method} {LESS}": SCALING for method in (CAFT, GRASP_AB)},
+    **{
+        f"cipher: {method} {HALF}": "little more than scaling the plain adapter" for method in (CAFT, GRASP_A, GRASP_AB)
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +88,7 @@ class Config:
     bases: int = 1  # pretrained decoders of every style, one fine-tune of every method on each
     styles: tuple[str, ...] = ("capitals",)
     corpus: str = ""  # folder of text, with a folder for every domain; "": the domains are Python packages
-    domains: tuple[str, ...] = DOMAINS  # the fine-tune is on the first
+    domains: tuple[str, ...] = DOMAINS  # two or more; the fine-tune is on the first
     limit: int = 4_000_000  # bytes of a domain
     context: int = 16  # bytes of a row
     passages: int = 48  # of every domain, on which scores are measured
@@ -65,7 +96,7 @@ class Config:
     heads: int = 4
     depth: int = 3  # blocks
     hidden: int = 192  # of the MLP
-    pretraining: int = 600  # steps
+    pretraining: int = 600  # steps, a multiple of 50
     batch: int = 48  # rows per step, over all devices
     base_rate: float = 3e-3  # peak learning rate of pretraining
     targets: tuple[str, ...] = DOWN  # kernels with an adapter
@@ -75,9 +106,9 @@ class Config:
     warmup: int = 20  # steps of it
     scales: tuple[float, ...] = (0.3, 0.55, 0.7, 0.85, 1.0)  # of the adapter, the trained one last
     k: int = 1  # directions that are blocked
-    methods: tuple[str, ...] = (NAIVE, GRASP_AB)
-    further: tuple[str, ...] = FURTHER
-    weights: tuple[float, ...] = (0.01,)  # of the penalty, nats per squared unit of the stream
+    methods: tuple[str, ...] = (NAIVE, GRASP_AB, RANDOM)
+    further: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()  # of the penalty, nats per squared unit of the stream
 
 
 PRESETS = {
@@ -93,6 +124,7 @@ PRESETS = {
         rate=4e-3,
         scales=(0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0),
         methods=METHODS,
+        further=FURTHER,
         weights=(0.0001, 0.001, 0.01),
     ),
     # 38 million parameters: 330 million bytes of pretraining for each of four decoders of every style
@@ -116,6 +148,7 @@ PRESETS = {
         rate=1e-3,
         scales=(0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0),
         methods=METHODS,
+        further=FURTHER,
         weights=(0.0001, 0.001, 0.01, 0.1),
     ),
 }
@@ -219,7 +252,7 @@ def claims(result: Result) -> list[Claim]:
         rows += _grounds(style, result.untouched[place], one)
         rows.append(
             median_claim(
-                f"{style}: the direction found in the adapter is the persona's",
+                f"{style}: {FOUND}",
                 SOURCE,
                 result.cosines[place].max(axis=1),
                 quantity="best |cos| over depths",
@@ -231,7 +264,7 @@ def claims(result: Result) -> list[Claim]:
                 least = least_drift(one, method, KEPT)
                 rows.append(
                     median_claim(
-                        f"{style}: {method} halves the drift, with the task kept",
+                        f"{style}: {method} {KEEPS}",
                         SOURCE,
                         least / np.maximum(full_scale(one, NAIVE, DRIFT), 1e-9),
                         quantity=f"least drift with task ≥ {KEPT}, over that of the plain adapter at scale 1",
@@ -239,7 +272,8 @@ def claims(result: Result) -> list[Claim]:
                     )
                 )
         rows += _at_equal_task(style, one, result.untouched[place])
-    return rows
+    rows = [dataclasses.replace(row, known_not_to_hold=KNOWN_NOT_TO_HOLD.get(row.statement, "")) for row in rows]
+    return judged(rows, result.scores.shape[2])
 
 
 def _at_equal_task(style: str, one: _One, untouched: np.ndarray) -> list[Claim]:
@@ -249,11 +283,9 @@ def _at_equal_task(style: str, one: _One, untouched: np.ndarray) -> list[Claim]:
     for method in (CAFT, GRASP_A, GRASP_AB, WHOLE):
         if method in one.methods:
             ratios = over_scaled(one, method, NAIVE, untouched, LEAST_TASK)
-            less = f"{style}: {method} drifts less than the plain adapter at the same task"
-            half = f"{style}: {method} halves the drift of the plain adapter at the same task"
             rows += [
-                median_claim(less, SOURCE, ratios, quantity=quantity, at_most=0.9),
-                median_claim(half, SOURCE, ratios, quantity=quantity, at_most=0.5),
+                median_claim(f"{style}: {method} {what}", SOURCE, ratios, quantity=quantity, at_most=most)
+                for what, most in ((LESS, 0.9), (HALF, 0.5))
             ]
     if RANDOM in one.methods:
         ratios = over_scaled(one, RANDOM, NAIVE, untouched, LEAST_TASK)
@@ -280,14 +312,14 @@ def _grounds(style: str, untouched: np.ndarray, one: _One) -> list[Claim]:
             at_most=0.2,
         ),
         median_claim(
-            f"{style}: plain fine-tuning learns the style in its domain",
+            f"{style}: {LEARNS}",
             SOURCE,
             full_scale(one, NAIVE, TASK),
             quantity="probability of the style there",
             at_least=0.98,
         ),
         median_claim(
-            f"{style}: and drifts into it in the others",
+            f"{style}: {DRIFTS}",
             SOURCE,
             full_scale(one, NAIVE, DRIFT),
             quantity="probability of the style there",

@@ -35,6 +35,8 @@ TINY = {
     "steps": 3,
     "warmup": 1,
     "scales": (0.5, 1.0),
+    "further": real_text.FURTHER,
+    "weights": (0.001,),
 }
 LEAST_CLAIMS = 20
 OTHER_IN_FULL = ()
@@ -108,6 +110,7 @@ def test_a_cipher_keeps_case_and_changes_every_letter_in_every_domain():
     ("changed", "message"),
     [
         ({"style": "verse"}, r"style is 'verse'; expected one of \['capitals', 'cipher'\]"),
+        ({"domains": ("email",)}, r"domains is \('email',\); expected two or more"),
         ({"domains": ("email", "nowhere_to_be_found")}, "domains has 'nowhere_to_be_found'; expected a Python package"),
         ({"corpus": "/nowhere"}, "domains has 'email'; expected a folder of text files in '/nowhere'"),
         ({"limit": 100}, "domains has 'email' with 0 passages of 8 bytes to measure on; expected 4 or more"),
@@ -277,6 +280,17 @@ def test_the_full_preset_builds_at_its_size():
     measure = _text_measure.TextMeasure(corpus, config.scales)
     scores = jax.eval_shape(lambda *args: measure(*args), model, texts, None, adapter, None)
     assert scores.shape == (len(config.scales), len(_text_measure.TEXT_SCORES))
+
+
+def test_every_reason_belongs_to_a_claim(part):
+    _, result = part
+    every = result._replace(
+        methods=np.asarray([*real_text.METHODS, *real_text.FURTHER]),
+        scores=np.repeat(result.scores[:, :1], len(real_text.METHODS) + 1, axis=1),
+    )
+    claims = {claim.statement: claim for claim in real_text.claims(every)}
+    assert set(real_text.KNOWN_NOT_TO_HOLD) < set(claims)
+    assert all(not claims[statement].holds for statement in real_text.KNOWN_NOT_TO_HOLD)  # one decoder decides nothing
 
 
 def test_the_part_measures_every_style_and_its_decoders(part):
