@@ -32,5 +32,5 @@ def test_without_a_known_name_the_matrices_are_listed(tmp_path):
     save_file({"decoder.proj": np.ones((3, 2)), "scale": np.ones(3)}, tmp_path / "model.safetensors")
     with pytest.raises(KeyError, match=r"decoder\.proj \(3, 2\)'?\"?$"):
         find_unembedding(tmp_path)
-    with pytest.raises(KeyError, match=r"it has decoder\.proj, scale"):
+    with pytest.raises(KeyError, match=r"which has decoder\.proj, scale"):
         read_tensor_rows(tmp_path, "lm_head.weight")
