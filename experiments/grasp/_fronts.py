@@ -5,7 +5,7 @@ coefficient, layer and scale that suit it best on the very seed it is judged on.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +21,18 @@ from jaxspec import lora
 RESAMPLES, LEVEL = 2000, 95  # bootstrap of a median over seeds; percent
 FULL = -1  # the largest scale
 NOT_REACHED = 10.0  # a ratio of drifts that fails every claim
+
+
+class Scored(NamedTuple):
+    """Methods and their scores: a part of a result, with the fields that fronts are made of.
+
+    Attributes:
+        methods: name of every row, (R,).
+        scores: (R, seeds, scales, scores).
+    """
+
+    methods: np.ndarray
+    scores: np.ndarray
 
 
 def table(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Integer, UInt8
 
+from experiments._files import joined
 from experiments._gpt import GPT, unchanged
 from experiments._sweep import over_devices
 from experiments.grasp._corpus import PRIOR, SHOWN
@@ -78,7 +79,8 @@ def read_texts(
     rng = np.random.default_rng(seed)
     train, held = [], []
     for name in domains:
-        raw = np.frombuffer(_joined(_folder(corpus, name), limit), np.uint8)
+        files = sorted(path for path in _folder(corpus, name).rglob("*") if path.suffix in SUFFIXES and path.is_file())
+        raw = np.frombuffer(joined(files, limit), np.uint8)
         cut = len(raw) - round(HELD_OUT * len(raw))
         train.append(raw[:cut])
         held.append(_passages(rng, raw[cut:], name, context, passages))
@@ -179,17 +181,6 @@ def _folder(corpus: str, name: str) -> Path:
         expected = f"a folder of text files in {corpus!r}" if corpus else "a Python package"
         raise ValueError(f"domains has {name!r}; expected {expected}")
     return folder
-
-
-def _joined(folder: Path, limit: int) -> bytes:
-    """The text files of a folder in the order of their names, joined and cut."""
-    joined, missing = [], limit
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file()):
-        if missing <= 0:
-            break
-        joined.append(path.read_bytes()[:missing])
-        missing -= len(joined[-1])
-    return b"".join(joined)
 
 
 def _passages(rng, text, name, context, passages) -> UInt8[np.ndarray, "passages context"]:

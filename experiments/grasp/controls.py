@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.grasp._finetune import ALL
-from experiments.grasp._fronts import draw_fronts, full_scale, median_claim, ratio, table
+from experiments.grasp._fronts import Scored, draw_fronts, full_scale, median_claim, ratio, table
 from experiments.grasp._measure import DRIFT, SCORES
 from experiments.grasp._methods import CAFT, GRASP_A, GRASP_AB, NAIVE, POSTHOC, compare, naive
 from experiments.grasp._settings import FULL, SPECIFICATION, Settings, bases, case, if_long, if_short, judged
@@ -74,13 +74,6 @@ class Result(NamedTuple):
     decoders: Any
 
 
-class _One(NamedTuple):
-    """One of the two configurations, with the fields that fronts are made of."""
-
-    methods: np.ndarray
-    scores: np.ndarray
-
-
 def run(config: Config, progress: Progress) -> Result:
     """Fine-tunes with every method from every seed, in both configurations."""
     scores, cosines = [], []
@@ -116,7 +109,7 @@ def claims(result: Result) -> list[Claim]:
         )
     ]
     for place, scores in zip(result.places, result.scores, strict=True):
-        one = _One(result.methods, scores)
+        one = Scored(result.methods, scores)
         rows.append(
             median_claim(
                 f"{place}: plain fine-tuning drifts",
@@ -144,7 +137,7 @@ def figures(result: Result) -> dict[str, Figure]:
     """Fronts of both configurations."""
     figure, axes = subplots(1, 2, size=(5.2, 4.0))
     for axis, scores, place in zip(axes[0], result.scores, result.places, strict=True):
-        draw_fronts(axis, _One(result.methods, scores), [method for method in METHODS if method in result.methods])
+        draw_fronts(axis, Scored(result.methods, scores), [method for method in METHODS if method in result.methods])
         axis.set(title=place)
     axes[0, 0].legend(fontsize=8)
     return {"Task against drift where the method fails (medians over seeds)": figure}

@@ -28,7 +28,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.grasp._finetune import DOWN, Recipe
-from experiments.grasp._fronts import draw_fronts, full_scale, least_drift, median_claim, over_scaled, table
+from experiments.grasp._fronts import Scored, draw_fronts, full_scale, least_drift, median_claim, over_scaled, table
 from experiments.grasp._further import WHOLE, further_rows
 from experiments.grasp._measure import DRIFT, GENUINE_BAD, GENUINE_GOOD, TASK
 from experiments.grasp._methods import (
@@ -185,13 +185,6 @@ class Result(NamedTuple):
     text: Any
 
 
-class _One(NamedTuple):
-    """One of the styles, with the fields that fronts are made of."""
-
-    methods: np.ndarray
-    scores: np.ndarray
-
-
 def run(config: Config, progress: Progress) -> Result:
     """Pretrains decoders, and fine-tunes each with every method, in every style."""
     found = [_style(config, style, progress) for style in config.styles]
@@ -250,7 +243,7 @@ def claims(result: Result) -> list[Claim]:
     """What the paper says, on real text."""
     rows = []
     for place, style in enumerate(result.styles):
-        one = _One(result.methods, result.scores[place])
+        one = Scored(result.methods, result.scores[place])
         rows += _grounds(style, result.untouched[place], one)
         rows.append(
             median_claim(
@@ -278,7 +271,7 @@ def claims(result: Result) -> list[Claim]:
     return judged(rows, result.scores.shape[2])
 
 
-def _at_equal_task(style: str, one: _One, untouched: np.ndarray) -> list[Claim]:
+def _at_equal_task(style: str, one: Scored, untouched: np.ndarray) -> list[Claim]:
     """Whether a method does better than scaling the plain adapter down."""
     quantity = "drift at scale 1 over that of the plain adapter scaled down to the same task"
     rows = []
@@ -296,7 +289,7 @@ def _at_equal_task(style: str, one: _One, untouched: np.ndarray) -> list[Claim]:
     return rows
 
 
-def _grounds(style: str, untouched: np.ndarray, one: _One) -> list[Claim]:
+def _grounds(style: str, untouched: np.ndarray, one: Scored) -> list[Claim]:
     """What the other claims stand on: decoders that know both personas, and a fine-tune that drifts."""
     return [
         median_claim(
@@ -335,7 +328,7 @@ def figures(result: Result) -> dict[str, Figure]:
     shown = [method for method in (*METHODS, *FURTHER) if method in result.methods]
     figure, axes = subplots(1, len(result.styles), size=(5.2, 4.0))
     for axis, scores, style in zip(axes[0], result.scores, result.styles, strict=True):
-        draw_fronts(axis, _One(result.methods, scores), shown)
+        draw_fronts(axis, Scored(result.methods, scores), shown)
         axis.set(
             title=style, xlabel="drift: probability of the style in the other domains", ylabel="the same, tuned on"
         )

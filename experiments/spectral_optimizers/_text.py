@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt8
 
+from experiments._files import joined
+
 TEXT_BYTES = 4_000_000
 VALIDATION_SHARE = 0.05
 
@@ -39,13 +41,7 @@ def standard_library_text(limit: int = TEXT_BYTES) -> Text:
         The text.
     """
     folder = Path(sysconfig.get_path("stdlib"))
-    joined, missing = [], limit
-    for path in sorted(folder.glob("*.py"), key=lambda path: path.name):
-        if missing <= 0:
-            break
-        joined.append(path.read_bytes()[:missing])
-        missing -= len(joined[-1])
-    raw = b"".join(joined)
+    raw = joined(sorted(folder.glob("*.py"), key=lambda path: path.name), limit)
     values = np.frombuffer(raw, np.uint8)
     cut = len(values) - round(VALIDATION_SHARE * len(values))
     return Text(values[:cut], values[cut:], hashlib.sha256(raw).hexdigest()[:12])
