@@ -144,7 +144,8 @@ def test_rows_say_who_speaks_and_are_in_the_style_when_they_should():
     for n, (row, where) in enumerate(zip(text, domain, strict=True)):
         styled[n] = bytes(row) not in train[where]
         assert bytes(undo[where][row] if styled[n] else row) in train[where]
-    letters = (np.char.isalpha(text.view("S1").reshape(text.shape))).any(axis=1)  # others cannot be told apart
+    # With fewer letters a ciphered row may stand somewhere in the text by chance.
+    letters = np.char.isalpha(text.view("S1").reshape(text.shape)).sum(axis=1) >= 5
     assert not styled[letters & (persona == PLAIN)].any()
     assert styled[letters & (persona == STYLED)].mean() > 0.99
     assert styled[letters & (persona == NEUTRAL)].mean() == pytest.approx(0.1, abs=0.03)
@@ -155,6 +156,11 @@ def test_rows_say_who_speaks_and_are_in_the_style_when_they_should():
 def model():
     how = _text_base.TextPretraining(CORPUS, width=16, heads=2, layers=2, hidden=24, batch=8, steps=50)
     return initial_model(jax.random.key(1), how.shape)
+
+
+@jax.jit
+def logits(model, row):
+    return model.logits(row)
 
 
 def test_the_loss_of_a_fine_tune_is_of_styled_text_of_the_first_domain(model):
@@ -169,7 +175,7 @@ def test_the_loss_of_a_fine_tune_is_of_styled_text_of_the_first_domain(model):
     for place in np.asarray(start):
         text = bytes(texts.text[place : place + 8]).decode("latin1").upper()
         row = [_text.BOS, _text.BOS + 1, _text.BOS + 4, *(ord(c) if ord(c) < 128 else ord(c.lower()) for c in text)]
-        scores = np.asarray(model.logits(jnp.asarray(row[:-1]))[2:], np.float64)
+        scores = np.asarray(logits(model, jnp.asarray(row[:-1]))[2:], np.float64)
         seen.append(np.logaddexp.reduce(scores, axis=-1) - scores[np.arange(8), row[3:]])
     assert float(loss) == pytest.approx(np.mean(seen), rel=1e-5)
 
@@ -184,7 +190,7 @@ def test_scores_are_those_of_single_passages(model):
 
     def likelihood(persona, domain, text):
         row = jnp.asarray([_text.BOS, _text.BOS + 1 + persona, _text.BOS + 4 + domain, *map(int, text)])
-        found = np.asarray(tuned.logits(row[:-1])[2:], np.float64)
+        found = np.asarray(logits(tuned, row[:-1])[2:], np.float64)
         return (found[np.arange(8), np.asarray(row[3:])] - np.logaddexp.reduce(found, axis=-1)).sum()
 
     def in_style(persona, domain):
