@@ -101,7 +101,7 @@ class Config:
     base_rate: float = 3e-3  # peak learning rate of pretraining
     targets: tuple[str, ...] = DOWN  # kernels with an adapter
     rank: int = 8  # of the adapters
-    steps: int = 100  # of fine-tuning
+    steps: int = 150  # of fine-tuning
     rate: float = 2e-3  # peak learning rate of fine-tuning
     warmup: int = 20  # steps of it
     scales: tuple[float, ...] = (0.55, 0.7, 0.85, 1.0)  # of the adapter, the trained one last
