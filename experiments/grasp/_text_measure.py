@@ -13,7 +13,7 @@ from experiments.grasp._text import NEUTRAL, PLAIN, STYLED, Passages, Texts, log
 
 # Task, drift and genuine use stand where `experiments.grasp._measure.SCORES` has them.
 TEXT_SCORES = ("task", "nats per byte", "drift", "told plain", "genuine plain", "genuine styled")
-NATS, TOLD = 1, 3
+NATS = 1
 
 
 class TextMeasure(NamedTuple):

@@ -39,7 +39,7 @@ TINY = {
     "weights": (0.001,),
 }
 LEAST_CLAIMS = 20
-OTHER_IN_FULL = ()
+OTHER_IN_FULL = ("domains",)  # which need more text there
 CONFIG = dataclasses.replace(real_text.PRESETS["quick"], **TINY)
 CORPUS = Passages(domains=3, context=8)
 part = part_fixture("grasp", {"real_text": TINY})
@@ -297,6 +297,14 @@ def test_every_reason_belongs_to_a_claim(part):
     claims = {claim.statement: claim for claim in real_text.claims(every)}
     assert set(real_text.KNOWN_NOT_TO_HOLD) < set(claims)
     assert all(not claims[statement].holds for statement in real_text.KNOWN_NOT_TO_HOLD)  # one decoder decides nothing
+
+
+def test_every_preset_finds_its_text():
+    for config in real_text.PRESETS.values():
+        sizes = {"context": config.context, "passages": config.passages, "limit": config.limit}
+        texts = read_texts(config.corpus, config.domains, config.styles[-1], config.seed, **sizes)
+        assert texts.held.shape == (len(config.domains), config.passages, config.context)
+        assert texts.size.min() > 1000 * config.context
 
 
 def test_the_part_measures_every_style_and_its_decoders(part):
