@@ -1,6 +1,5 @@
 """Set-up shared by all tests: runtime type checks, hypothesis, float64 and subprocesses with eight CPU devices."""
 
-import gc
 import os
 import subprocess
 import sys
@@ -10,18 +9,14 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-from experiments.runner.compilation import QUICKEST
+from experiments.runner.compilation import QUICKEST, hurry, share_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Before NumPy and JAX load their LAPACK: its threads and XLA's spin against each other on few cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Most of a test's time is compilation.
-os.environ.setdefault("XLA_FLAGS", QUICKEST)
-# Another eighth is the names of source lines in compiled programs and the garbage collector, which looks again and
-# again at what tracing keeps.
-os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
-gc.set_threshold(200_000, 20, 100)
+share_cores(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
+hurry(QUICKEST)
 
 # Before the first import of the library, or its annotations go unchecked. The hook lives as long as the process.
 # The numeric tower lets an int stand for a float, as Python's own typing rules do and as callers do.
@@ -82,6 +77,7 @@ def run_python():
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {'' if as_users_do else QUICKEST}",
             **(env or {}),
         }
+        environment.pop("NPROC", None)  # a thread for every core, as users have: what can wait for each other must not
         command = [sys.executable, "-c", snippet, *arguments]
         try:
             done = subprocess.run(

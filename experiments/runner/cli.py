@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import sys
 from collections.abc import Sequence
@@ -116,7 +117,7 @@ def _run(options: argparse.Namespace, rest: list[str], papers: list[discover.Pap
     if not options.all and not names:
         known = ", ".join(paper.name for paper in papers)
         raise RunnerError(f"which experiment? name one of {known or 'none: there are no experiments'}, or use --all")
-    parts = [part for paper in papers for part in paper.parts] if options.all else discover.select(papers, names)
+    parts = _in_turns(papers) if options.all else discover.select(papers, names)
     if flags and len(parts) != 1:
         raise RunnerError(f"{flags[0]} belongs to one experiment; {len(parts)} are selected")
     if options.help:
@@ -135,6 +136,12 @@ def _run(options: argparse.Namespace, rest: list[str], papers: list[discover.Pap
     failures = [claim for one in evaluated for claim in one.claims if claim.verdict.strict_failure]
     _print_summary(evaluated, len(failures), options, console)
     return STRICT_FAILURE if options.strict and failures else OK
+
+
+def _in_turns(papers: list[discover.Paper]) -> list[discover.Part]:
+    """All parts, one of each paper in turn: neighbours share what they keep, and two at a time would both make it."""
+    turns = itertools.zip_longest(*(paper.parts for paper in papers))
+    return [part for turn in turns for part in turn if part is not None]
 
 
 def _configure(part: discover.Part, preset: str, seed: int | None, flags: list[str]) -> Any:

@@ -2,7 +2,6 @@
 
 import gc
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -16,7 +15,7 @@ from rich.text import Text
 from experiments.runner import compilation, discover, execute
 from experiments.runner.contract import RunnerError
 
-MANY_MAPS = 20_000  # memory maps of a process, of which Linux allows 65530; every compiled program holds several
+MANY_MAPS = 40_000  # memory maps of a process, of which Linux allows 65530; every compiled program holds 3 to 20
 
 
 def run(
@@ -55,7 +54,8 @@ def run(
             forget_programs()
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_begin, initargs=(preset,))
+    jobs = min(jobs, len(tasks))
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(preset, jobs))
     try:
         futures = {pool.submit(_one, part, preset, config, out, console.width, force): part for part, config in tasks}
         for future in as_completed(futures):
@@ -86,11 +86,12 @@ def forget_programs(maps: int = MANY_MAPS) -> None:
         gc.collect()
 
 
-def _begin(preset: str) -> None:
+def _begin(preset: str, jobs: int) -> None:
     """First in a worker, before JAX reads its flags; interrupts are left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    compilation.share_cores(jobs)
     if preset == "quick":
-        os.environ.setdefault("XLA_FLAGS", compilation.QUICK)
+        compilation.hurry(compilation.QUICK)
 
 
 def _one(part: discover.Part, preset: str, config: Any, out: Path, width: int, force: bool) -> execute.Evaluated:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
@@ -308,9 +309,14 @@ def row_block(
     Returns:
         The block.
     """
-    count = jnp.zeros(n + 1, thresholds.dtype).at[index].add(1)[:-1, None]
+    count = _row_counts(n, index, thresholds.dtype)
     prox = NuclearProx(method)
     return Block(_gather_rows, _ScatterRows(n), prox, nuclear_value, nuclear_gauge, count, (thresholds, index))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2), inline=True)
+def _row_counts(n, index, dtype):
+    return jnp.zeros(n + 1, dtype).at[index].add(1)[:-1, None]
 
 
 def _gather_rows(

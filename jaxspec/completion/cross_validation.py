@@ -6,6 +6,7 @@ A solver is a callable ``(Y, W, lams) -> CompletionResult`` with a leading path 
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -118,6 +119,11 @@ def held_out(
         raise ValueError(f"W has {observed} observed entries; expected at least {needed}")
     if folds is None:
         return jnp.stack([hide(W > 0, frac, split) for split in jax.random.split(key, splits)])
+    return _folds(key, W, folds)
+
+
+@partial(jax.jit, static_argnums=2, inline=True)
+def _folds(key, W, folds):
     scores = jnp.where(W > 0, jax.random.uniform(key, W.shape), jnp.inf).ravel()
     position = jnp.zeros(scores.size, jnp.int32).at[jnp.argsort(scores)].set(jnp.arange(scores.size, dtype=jnp.int32))
     return (W > 0) & (position.reshape(W.shape) % folds == jnp.arange(folds)[:, None, None])

@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Real
@@ -190,9 +191,9 @@ def layout(groups: Groups, form: str = "auto") -> Layout:
         The layout.
     """
     host = _host_layout(groups, form)
-    arrays = [tuple(jnp.asarray(array) for array in part) for part in host[:3]]
+    *arrays, last = jax.device_put(host[:4])
     factors = jnp.asarray(groups.factors, jnp.result_type(float))
-    return Layout(*arrays, jnp.asarray(host[3]), factors)
+    return Layout(*arrays, last, factors)
 
 
 @lru_cache(maxsize=128)

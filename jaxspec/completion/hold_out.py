@@ -1,6 +1,7 @@
 """Choice of the noise weight lam by hold-out, and observed entries in coordinate form."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -133,6 +134,7 @@ def continued(
     return jnp.asarray(np.concatenate(grids)), jnp.asarray(np.concatenate(tables, axis=-1))
 
 
+@partial(jax.jit, static_argnames="given", inline=True)
 def choice(lams: Float[Array, " L"], errors: Float[Array, "splits L"], given: bool = True) -> LambdaChoice:
     """The candidate of least mean error over the splits.
 
@@ -193,7 +195,8 @@ def _hold_out_errors(tensor: Array, mask: Array, hidden: Array, lams: Array, cur
     return jax.lax.map(lambda hide: jax.lax.map(lambda lam: error(hide, lam), lams), hidden)
 
 
-def hide(mask: Bool[Array, "..."], frac: float, key: PRNGKeyArray) -> Bool[Array, "..."]:
+@partial(jax.jit, inline=True)
+def hide(mask: Bool[Array, "..."], frac: float | Float[Array, ""], key: PRNGKeyArray) -> Bool[Array, "..."]:
     """A random ``frac`` of the observed entries, at least one and never all.
 
     Args:

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from jaxspec.checks import check_numbers, interval, is_concrete, warn_caller
+from jaxspec.completion.entries import checked, finite_where, non_negative, raise_unless, zero_or_one
 from jaxspec.solvers import ADMMInfo
 from jaxspec.solvers.loop import DIVERGED, EMPTY, MAX_ITER, STALLED
 
@@ -69,14 +69,14 @@ def _boolean_mask(mask: Any, shape: tuple[int, ...], validate: bool) -> Array:
     if not jnp.issubdtype(mask.dtype, jnp.number) or jnp.iscomplexobj(mask):
         raise TypeError(f"mask has dtype {mask.dtype}; expected booleans, or 0 and 1")
     if validate and is_concrete(mask):
-        checked(mask, (mask == 0) | (mask == 1), "mask", "booleans, or 0 and 1")
+        checked(mask, zero_or_one, "mask", "booleans, or 0 and 1")
     return mask != 0
 
 
 def _check_observed(
     tensor: np.ndarray, mask: np.ndarray, zero_slices: bool, name: str, parts: tuple[str, ...] | None
 ) -> None:
-    checked(tensor, ~mask | np.isfinite(tensor), name, "finite numbers where observed")
+    raise_unless(~mask | np.isfinite(tensor), tensor, name, "finite numbers where observed")
     if not mask.any():
         warn_caller("no entry is observed: the completion is zero")
         return
@@ -109,7 +109,7 @@ def observation_weights(weights: Any, tensor: Array, validate: bool) -> Array | 
     if weights.shape != tensor.shape:
         raise ValueError(f"obs_weights has shape {weights.shape}; expected that of tensor, {tensor.shape}")
     if validate and is_concrete(weights):
-        checked(weights, jnp.isfinite(weights) & (weights >= 0), "obs_weights", "finite numbers >= 0")
+        checked(weights, non_negative, "obs_weights", "finite numbers >= 0")
     return weights
 
 
@@ -142,42 +142,12 @@ def table(
         raise TypeError(f"{names[1]} has dtype {jnp.result_type(W)}; expected real numbers")
     W = jnp.isfinite(Y) if W is None else jnp.asarray(W)
     if validate:
-        W = checked(W, jnp.isfinite(W) & (W >= 0), names[1], "finite numbers >= 0")
+        W = checked(W, non_negative, names[1], "finite numbers >= 0")
     raw = Y
     Y, seen, dtype = observations(raw, W > 0, validate and warn, name=names[0], parts=("rows", "columns"))
     if validate and not (warn and is_concrete(raw, W)):
-        Y = checked(Y, jnp.isfinite(Y), names[0], "finite numbers where observed")
+        Y = checked(Y, jnp.isfinite, names[0], "finite numbers where observed")
     return Y, jnp.where(seen, W, 0).astype(Y.dtype), dtype
-
-
-def checked(value: Any, good: Any, name: str, expected: str) -> Any:
-    """The value; raises now where it is known, and when the program runs where it is traced.
-
-    Args:
-        value: an array.
-        good: True where it is as expected.
-        name: of the argument, for the message.
-        expected: of it, for the message.
-
-    Returns:
-        The value.
-
-    Raises:
-        ValueError: for a known value that is not good, with the first such entry.
-    """
-    if is_concrete(value, good):
-        if not np.all(good):
-            raise ValueError(f"{name} {_found(np.asarray(value), np.asarray(good))}; expected {expected}")
-        return value
-    return eqx.error_if(value, ~good, f"{name} holds other values; expected {expected}")
-
-
-def _found(value: np.ndarray, good: np.ndarray) -> str:
-    if not value.ndim:
-        return f"is {value}"
-    bad = np.argwhere(~good)
-    more = f" ({len(bad)} such entries)" if len(bad) > 1 else ""
-    return f"holds {value[tuple(bad[0])]} at {bad[0].tolist()}{more}"
 
 
 def numbers(dtype: Any, **options: Any) -> tuple[Array, ...]:
@@ -197,7 +167,7 @@ def numbers(dtype: Any, **options: Any) -> tuple[Array, ...]:
     for name, value in options.items():
         not_a_choice(name, value)
         array = jnp.asarray(value, dtype)
-        arrays.append(checked(array, jnp.isfinite(array) & (array >= 0), name, interval(0, many=array.ndim > 0)))
+        arrays.append(checked(array, non_negative, name, interval(0, many=array.ndim > 0)))
     return tuple(arrays)
 
 
@@ -248,7 +218,7 @@ def start(name: str, value: Any, Y: Array) -> Array:
     array = jnp.asarray(value, Y.dtype)
     if array.shape != Y.shape:
         raise ValueError(f"{name} has shape {array.shape}; expected that of Y, {Y.shape}")
-    return checked(array, jnp.isfinite(array), name, "finite numbers")
+    return checked(array, jnp.isfinite, name, "finite numbers")
 
 
 def normalised_weights(weights: Any, count: int) -> Any:
@@ -311,9 +281,9 @@ def like(name: str, value: Any, tensor: Array, *, where: Any = None) -> Array:
     if array.ndim > tensor.ndim or not all(side in (1, full) for side, full in ends):
         raise ValueError(f"{name} has shape {array.shape}; expected one that broadcasts to {tensor.shape}")
     array = jnp.broadcast_to(array, tensor.shape)
-    where = jnp.asarray(True if where is None else where)
+    where = np.bool_(True) if where is None else where
     if is_concrete(array, where):
-        checked(array, ~where | jnp.isfinite(array), name, "finite numbers")
+        checked(array, finite_where, name, "finite numbers", where)
     return array
 
 

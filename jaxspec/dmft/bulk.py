@@ -6,6 +6,7 @@ its hermitised resolvent has the two traces ``g1`` (N1 side) and ``g2`` (N2 side
     ``x = g1 g2``,  ``s2^2 r x^2 + (s2 (1 + r) - sv^2) x + 1 = 0``,  ``g1 = (1 + s2 x)/sv``,  ``g2 = (1 + s2 r x)/sv``.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -111,6 +112,11 @@ def marchenko_pastur(
         (0.5513, 0.0, 2.0)
     """
     check_numbers(0, ends="()", aspect=aspect, sigma2=sigma2)
+    return _marchenko_pastur(sv, aspect, sigma2)
+
+
+@partial(jax.jit, inline=True)
+def _marchenko_pastur(sv, aspect, sigma2):
     low, high = jnp.sqrt(sigma2) * jnp.abs(1 - jnp.sqrt(aspect)), upper_edge(aspect, sigma2)
     square = (high**2 - sv**2) * (sv**2 - low**2)
     inside = (square > 0) & (sv > 0)

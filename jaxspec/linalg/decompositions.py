@@ -41,8 +41,13 @@ def ordered(x: Inexact[Array, "..."], after: PyTree[Shaped[Array, "..."]] | None
     """
     for leaf in jax.tree.leaves(after):
         if jnp.size(leaf):
-            x = x + _negative_zero(leaf).astype(x.real.dtype)
+            x = _after(x, leaf)
     return x
+
+
+@partial(jax.jit, inline=True)
+def _after(x, leaf):
+    return x + _negative_zero(leaf).astype(x.real.dtype)
 
 
 def _negative_zero(array: Shaped[Array, "..."]) -> Float[Array, ""]:
@@ -74,6 +79,11 @@ def eigh(
     x = ordered(x, after)
     if x.shape[-1] == 1:
         return x.real[..., 0], jnp.ones_like(x)
+    return _eigh(x, symmetrize)
+
+
+@partial(jax.jit, static_argnums=1, inline=True)
+def _eigh(x, symmetrize):
     vectors, values = jax.lax.linalg.eigh(x, symmetrize_input=symmetrize)
     return values, vectors
 

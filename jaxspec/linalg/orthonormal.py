@@ -1,6 +1,7 @@
 """Orthonormal bases of column spaces, from columns that need not be independent."""
 
 import warnings
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,6 +43,11 @@ def orthonormal_basis(
     if y.size == 0:
         *batch, m, k = y.shape
         return jnp.zeros((*batch, m, min(m, k)), y.dtype), jnp.zeros((*batch, min(m, k)), bool)
+    return _left_vectors(y)
+
+
+@partial(jax.jit, inline=True)
+def _left_vectors(y):
     u, s, _ = decompositions.svd(y / power_of_two_scale(y, keepdims=True))
     kept = s > 10 * max(y.shape[-2:]) * jnp.finfo(y.dtype).eps * s[..., :1]
     # A product, not a selection: NaN of a matrix that is not finite must reach the caller.
@@ -104,6 +110,7 @@ def _of_numbers(u, name):
     return basis[..., : int(ranks.max(initial=0))]
 
 
+@partial(jax.jit, inline=True)
 def _unit_columns(u):
     """Columns of length one, or zero: how long a direction is says nothing about the rank."""
     largest = jnp.max(jnp.abs(u), axis=-2, keepdims=True, initial=0)

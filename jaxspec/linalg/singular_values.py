@@ -44,7 +44,7 @@ def singular_values(
     dtype = _check(x)
     if x.size == 0:
         return jnp.zeros((*x.shape[:-2], min(x.shape[-2:])), x.real.dtype)
-    return _compiled_values(engine, x.astype(dtype)).astype(x.real.dtype)
+    return _compiled_values(engine, x.astype(dtype)).astype(jnp.finfo(x.dtype).dtype)
 
 
 def spectral_norm(x: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch"]:
@@ -70,7 +70,7 @@ def spectral_norm(x: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     dtype = _check(x)
     if x.size == 0:
         return jnp.zeros(x.shape[:-2], x.real.dtype)
-    return _compiled_norm(x.astype(dtype)).astype(x.real.dtype)
+    return _compiled_norm(x.astype(dtype)).astype(jnp.finfo(x.dtype).dtype)
 
 
 def _check(x):

@@ -9,6 +9,7 @@ Reference: Hu et al., arXiv 2106.09685; ``alpha / sqrt(r)``: Kalajdzievski, arXi
 
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -327,6 +328,7 @@ def _finite(x):
     return np.isfinite(np.asarray(x)).all() if x.is_fully_addressable else bool(jnp.isfinite(x).all())
 
 
+@partial(jax.jit, inline=True)
 def _product(a, b, scale):
     dtype = jnp.promote_types(compute_dtype(a, "a"), compute_dtype(b, "b"))
     product = jnp.matmul(b.astype(dtype), a.astype(dtype), precision="highest")

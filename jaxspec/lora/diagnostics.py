@@ -1,10 +1,12 @@
 r"""How much an adapter relies on directions, and which of several runs are worth having."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxspec.checks import finite
@@ -126,10 +128,15 @@ def tradeoff(rows: Float[Array, "n m"], *, reference: tuple[float, ...] | None =
         raise ValueError(f"reference is {worst}; expected {rows.shape[1]} numbers, one per column")
     rows = rows.astype(compute_dtype(rows, "rows"))
     rows = finite("rows", rows)
-    sign = jnp.array([1.0, -1.0, 1.0], rows.dtype)[: rows.shape[1]]
+    return _tradeoff(rows, jnp.asarray(worst, rows.dtype))
+
+
+@partial(jax.jit, inline=True)
+def _tradeoff(rows, worst):
+    sign = np.array([1.0, -1.0, 1.0], rows.dtype)[: rows.shape[1]]
     gains = rows * sign
     beaten = jnp.all(gains[None] >= gains[:, None], axis=2) & jnp.any(gains[None] > gains[:, None], axis=2)
-    above = jnp.maximum(gains - jnp.asarray(worst, rows.dtype) * sign, 0)
+    above = jnp.maximum(gains - worst * sign, 0)
     return Tradeoff(rows, ~jnp.any(beaten, axis=1), _hypervolume(above))
 
 

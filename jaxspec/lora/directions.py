@@ -1,5 +1,7 @@
 """Directions of the residual stream, checked and made orthonormal; and what is left of vectors without them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -68,6 +70,7 @@ def basis_of(directions: ArrayLike, width: int) -> Float[Array, "d k"]:
     return u.astype(compute_dtype(u, "directions"))
 
 
+@partial(jax.jit, inline=True)
 def without(
     x: Float[Array, "*batch d"], basis: Float[Array, "d k"], share: float | Float[Array, ""] = 1.0
 ) -> Float[Array, "*batch d"]:

@@ -6,6 +6,7 @@ answers are evidence with a p-value, not a verdict.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -171,6 +172,7 @@ def _largest(weights):
     return jnp.where(largest == 0, 1, largest)
 
 
+@partial(jax.jit, static_argnums=1, inline=True)
 def _standardised(values, k):
     """Logarithms by the mean and the deviation of the null's; a value of zero is far below all."""
     logs = jnp.log(jnp.maximum(values, jnp.finfo(values.dtype).tiny))
@@ -192,6 +194,7 @@ def _variances(activations, probes):
     return form * width / jnp.where(trace == 0, 1, trace)
 
 
+@partial(jax.jit, static_argnums=2, inline=True)
 def _with_random(directions, key, num_samples):
     random = jax.random.normal(key, (directions.shape[0], num_samples), directions.dtype)
     return jnp.concatenate([directions, random / jnp.linalg.norm(random, axis=0)], axis=1)

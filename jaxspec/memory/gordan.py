@@ -8,8 +8,8 @@ solves it exactly and has no entry above ``||r|| / sigma``, sigma the least sing
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -69,15 +69,25 @@ def prove_infeasible(
     weights = np.asarray(multipliers, np.float64)
     if weights.shape != entries.shape or not np.all(np.isfinite(weights) & (weights >= 0)):
         raise ValueError(f"multipliers has shape {weights.shape}; expected numbers >= 0, {entries.shape}")
-    mu = jnp.arange(p)
-    mask = np.asarray(jax.vmap(lambda row, nu: competing(a, row, nu))(mu, jnp.asarray(entries)))
+    mu = np.arange(p)
+    mask = np.asarray(_competing(a, mu, entries))
     row, place = np.nonzero(mask & (weights > _KEPT * weights.max(initial=0, where=mask)))
     if not len(row):
         return Infeasible(False, np.inf, 0.0, np.zeros(0), np.zeros((0, 2), int))
     other = entries[row, place]
-    c = jax.vmap(lambda row, nu: competitors_at(a, row, nu[None])[0])(jnp.asarray(row), jnp.asarray(other))
+    c = _competitors(a, row, other)
     x, y, c = (np.asarray(v, np.float64) for v in (a.x[row], a.y[row], c))
     return _proof(x, y, c, weights[row, place], np.stack([row, other], -1))
+
+
+@eqx.filter_jit
+def _competing(a, mu, entries):
+    return jax.vmap(lambda row, nu: competing(a, row, nu))(mu, entries)
+
+
+@eqx.filter_jit
+def _competitors(a, row, other):
+    return jax.vmap(lambda mu, nu: competitors_at(a, mu, nu[None])[0])(row, other)
 
 
 def _proof(x, y, c, weights, pairs):

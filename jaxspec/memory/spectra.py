@@ -1,7 +1,9 @@
 """Singular values of a memory, compared with the quarter circle that theory predicts for the optimal one."""
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
@@ -45,7 +47,11 @@ def spectrum(W: Num[Array, "rows columns"]) -> Spectrum:
     if jnp.ndim(W) != 2 or W.shape[0] != W.shape[1] or W.shape[0] < 1:
         raise ValueError(f"W has shape {jnp.shape(W)}; expected (d, d) with d >= 1")
     W = finite("W", jnp.asarray(W, jnp.promote_types(W.dtype, jnp.float32)))
-    s = singular_values(W)
+    return _statistics(singular_values(W))
+
+
+@partial(jax.jit, inline=True)
+def _statistics(s):
     s = s / jnp.where(s[0] > 0, s[0], 1)  # squares neither overflow nor vanish
     mean_square = jnp.mean(s * s)
     s = s / jnp.sqrt(jnp.where(mean_square > 0, mean_square, 1))

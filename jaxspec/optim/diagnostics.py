@@ -7,6 +7,7 @@ step ``eta* = <g, D> / <D, H D>`` and the best decrease ``gamma^2 Phi / 2``.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -184,6 +185,7 @@ def with_diagnostics(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@partial(jax.jit, inline=True)
 def _descent(slope, batch_slope, curvature):
     flat = curvature <= 0
     positive = jnp.where(flat, 1, curvature)
@@ -210,6 +212,7 @@ def _empty(params, per_leaf):
     return Descent(*(field(jnp.nan) for _ in range(7)), field(False, bool))
 
 
+@partial(jax.jit, inline=True)
 def _inner(a, b):
     def dot(x, y):
         dtype = _accumulator(x)

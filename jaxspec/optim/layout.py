@@ -9,6 +9,7 @@ stacked and mapped in one call.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -315,12 +316,14 @@ def _fused_pieces(shape, axis, sections, unit, reduction, output):
     return tuple(pieces)
 
 
+@partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
 def _to_matrices(x, axis, piece, whole):
     block = x if whole else jax.lax.slice_in_dim(x, piece.start, piece.stop, axis=axis)
     matrices = block.reshape(piece.view).transpose(piece.order).reshape(piece.batch, piece.fan_in, piece.fan_out)
     return matrices.mT if piece.fan_in > piece.fan_out else matrices
 
 
+@partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
 def _from_matrices(y, axis, piece, shape):
     y = y.mT if piece.fan_in > piece.fan_out else y
     block = y.reshape([piece.view[a] for a in piece.order]).transpose(_inverse(piece.order))

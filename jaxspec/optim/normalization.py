@@ -7,6 +7,7 @@ Both run per matrix. All norms are taken of ``Y`` divided by a power of two, so 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import jax
@@ -24,6 +25,7 @@ _POWER_STEPS = 8
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
+@partial(jax.jit, inline=True)
 def rms(x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]) -> Inexact[Array, "*batch m n"]:
     """Scale to the size of a polar factor, ``||Y||_F = sqrt(min(m, n))``, so that one learning rate serves every map.
 
@@ -45,6 +47,7 @@ def rms(x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]) -> Ine
     return scaled * _ratio(size, jnp.sqrt(_inner(scaled, scaled)))
 
 
+@partial(jax.jit, inline=True)
 def spectral(x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]) -> Inexact[Array, "*batch m n"]:
     """Scale the largest singular value to 1, found from below by 8 power steps on ``Y Y^H``.
 
@@ -80,6 +83,7 @@ def unchanged(x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]) 
     return y
 
 
+@partial(jax.jit, inline=True)
 def adaptive(x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]) -> Inexact[Array, "*batch m n"]:
     """Multiply by the dual norm of every matrix, ``<X, Y> Y``: for Muon ``||X||_* U V^T``, of degree 1 in ``X``.
 
@@ -130,13 +134,18 @@ class Dual:
         self, x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]
     ) -> Inexact[Array, "*batch m n"]:
         """Rescale ``y``, the image of ``x``."""
-        (scaled_x, a), (scaled_y, b) = _scaled(x), _scaled(y)
-        inner = _inner(scaled_x, scaled_y)
-        power = (1 - self.q) / self.q
-        # <X, Y> is out of range for huge and tiny X though O is not: add the scales' exponents before exponentiating.
-        exponent = power * (jnp.log2(a) + jnp.log2(b)) + jnp.log2(b)
-        factor = jnp.where(inner == 0, 0, jnp.where(inner == 0, 1, inner) ** power * jnp.exp2(exponent))
-        return scaled_y * factor.astype(scaled_y.real.dtype)
+        return _dual(x, y, self.q)
+
+
+@partial(jax.jit, inline=True)
+def _dual(x, y, q):
+    (scaled_x, a), (scaled_y, b) = _scaled(x), _scaled(y)
+    inner = _inner(scaled_x, scaled_y)
+    power = (1 - q) / q
+    # <X, Y> is out of range for huge and tiny X though O is not: add the scales' exponents before exponentiating.
+    exponent = power * (jnp.log2(a) + jnp.log2(b)) + jnp.log2(b)
+    factor = jnp.where(inner == 0, 0, jnp.where(inner == 0, 1, inner) ** power * jnp.exp2(exponent))
+    return scaled_y * factor.astype(scaled_y.real.dtype)
 
 
 def normalizer(normalize: str | Normalizer) -> Normalizer:

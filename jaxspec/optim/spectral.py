@@ -6,6 +6,7 @@ multiplied by a factor of its shape. Muon, Freon and Kaon differ in ``F`` only, 
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -276,12 +277,14 @@ def _gain(gain, beta, count):
     return gain(count) if callable(gain) else gain
 
 
+@partial(jax.jit, inline=True)
 def _moment(gradient, moment, beta, gain):
     dtype = compute_dtype(gradient, allow_complex=True)
     real = jnp.finfo(dtype).dtype
     return jnp.asarray(beta, real) * moment.astype(dtype) + jnp.asarray(gain, real) * gradient.astype(dtype)
 
 
+@partial(jax.jit, static_argnums=(4, 5), inline=True)
 def _look_ahead(gradient, moment, factors, step, nesterov, bias_correction):
     real = jnp.finfo(moment.dtype).dtype
     decay, gain = (jnp.asarray(factor, real) for factor in factors)

@@ -1,5 +1,6 @@
 """Reynolds averages, projections onto what a permutation action leaves alone; targets cut into orbits of columns."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +42,7 @@ def reynolds(M: Float[Array, "*batch V m"], labels: Any, count: int) -> Float[Ar
     return _reynolds(M, jnp.asarray(labels), count)
 
 
+@partial(jax.jit, static_argnums=2, inline=True)
 def _reynolds(M: Array, labels: Int[Array, "V m"], count: int) -> Array:
     flat = labels.ravel()
     entries = jnp.moveaxis(M.reshape(*M.shape[:-2], -1), -1, 0)

@@ -6,7 +6,7 @@ If G is circulant in the order 0, 1, .., n - 1 it is circulant in every order 0,
 
 import itertools
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -27,6 +27,7 @@ from jaxspec.solvers.stopping import safe_ratio
 EXHAUSTIVE = 8
 
 
+@partial(jax.jit, inline=True)
 def circulant_r2(G: Float[Array, "n n"]) -> Float[Array, ""]:
     """Share of the variance of the pairs ``i < j`` that their cyclic distance explains; in [0, 1].
 
@@ -73,10 +74,16 @@ def harmonic_score(G: Float[Array, "n n"], order: Any = None) -> Float[Array, ""
         4.0
     """
     angles = 2 * np.pi * np.arange(G.shape[0]) / G.shape[0]
+    return _harmonic_score(G, order, np.cos(angles[:, None] - angles))
+
+
+@partial(jax.jit, inline=True)
+def _harmonic_score(G, order, harmonic):
     G = G if order is None else G[jnp.asarray(order)][:, jnp.asarray(order)]
-    return jnp.sum(G * jnp.asarray(np.cos(angles[:, None] - angles), G.dtype))
+    return jnp.sum(G * jnp.asarray(harmonic, G.dtype))
 
 
+@partial(jax.jit, inline=True)
 def mode_power(G: Float[Array, "n n"]) -> Float[Array, " K"]:
     """Shares of ``f_k^* G f_k`` over the frequencies ``k = 1..n//2``, k and n - k together; f_k unit Fourier vectors.
 

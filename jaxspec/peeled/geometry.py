@@ -4,8 +4,10 @@ A small defect alone proves nothing: random rows in a large dimension are nearly
 has the comparisons.
 """
 
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -60,10 +62,16 @@ def group_defect(M: Float[Array, "V m"], labels: Any, count: int | None = None) 
         1.0
     """
     count = int(jnp.max(jnp.asarray(labels), initial=-1)) + 1 if count is None else count
+    return _group_defect(M, jnp.asarray(labels), count)
+
+
+@partial(jax.jit, static_argnums=2, inline=True)
+def _group_defect(M, labels, count):
     M = _scaled(M)
     return safe_ratio(jnp.linalg.norm(M - reynolds(M, labels, count)), jnp.linalg.norm(M))
 
 
+@partial(jax.jit, static_argnames="center", inline=True)
 def simplex_etf_defect(W: Float[Array, "V d"], *, center: bool = False) -> Float[Array, ""]:
     """``|| W W^T / ||W W^T||_F - (I - J/V) / sqrt(V - 1) ||_F``: distance from a simplex frame, in [0, 2].
 
@@ -91,6 +99,7 @@ def simplex_etf_defect(W: Float[Array, "V d"], *, center: bool = False) -> Float
     return jnp.linalg.norm(_unit(gram) - (jnp.eye(V, dtype=W.dtype) - 1 / V) / jnp.sqrt(V - 1))
 
 
+@partial(jax.jit, inline=True)
 def equinorm_cv(W: Float[Array, "V d"]) -> Float[Array, ""]:
     """Standard deviation of the row norms over their mean; 0 for equal norms, not bounded by 1.
 
@@ -109,6 +118,7 @@ def equinorm_cv(W: Float[Array, "V d"]) -> Float[Array, ""]:
     return safe_ratio(jnp.std(norms), jnp.mean(norms))
 
 
+@partial(jax.jit, inline=True)
 def equiangular_std(W: Float[Array, "V d"]) -> Float[Array, ""]:
     """Standard deviation of the cosines of all pairs of rows; 0 for equal angles.
 
@@ -132,6 +142,7 @@ def equiangular_std(W: Float[Array, "V d"]) -> Float[Array, ""]:
     return jnp.std(cosines(W)[jnp.triu_indices(V, 1)])
 
 
+@partial(jax.jit, static_argnames="center", inline=True)
 def cosines(W: Float[Array, "V d"], *, center: bool = False) -> Float[Array, "V V"]:
     """Cosines of all pairs of rows; 0 with a zero row.
 
@@ -154,6 +165,7 @@ def cosines(W: Float[Array, "V d"], *, center: bool = False) -> Float[Array, "V 
     return jnp.matmul(rows, rows.T, precision="highest")
 
 
+@partial(jax.jit, inline=True)
 def balancedness_defect(W: Float[Array, "V d"], H: Float[Array, "d m"]) -> Float[Array, ""]:
     """Distance of ``W^T W`` and ``H H^T``, both of unit norm: 0 for balanced factors, in [0, sqrt(2)].
 
@@ -172,6 +184,7 @@ def balancedness_defect(W: Float[Array, "V d"], H: Float[Array, "d m"]) -> Float
     return jnp.linalg.norm(_unit(_gram(W.T)) - _unit(_gram(H)))
 
 
+@partial(jax.jit, inline=True)
 def factorization_defect(W: Float[Array, "V d"], Z: Float[Array, "V m"]) -> Float[Array, ""]:
     """Distance of ``W W^T`` and ``(Z Z^T)^{1/2}``, both of unit norm: 0 for the sharp factorisation.
 

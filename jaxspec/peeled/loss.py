@@ -1,11 +1,14 @@
 """The cross-entropy of logits, its gradient, and the minimiser without a budget."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
+@partial(jax.jit, inline=True)
 def cross_entropies(logits: Float[Array, "V m"], targets: Float[Array, "V m"]) -> Float[Array, " m"]:
     """``logsumexp(z_j) - <p_j, z_j>``, in nats.
 
@@ -20,6 +23,7 @@ def cross_entropies(logits: Float[Array, "V m"], targets: Float[Array, "V m"]) -
     return -jnp.sum(targets * jax.nn.log_softmax(logits, axis=0), axis=0)
 
 
+@partial(jax.jit, inline=True)
 def loss_and_gradient(
     logits: Float[Array, "V m"], targets: Float[Array, "V m"], weights: Float[Array, " m"]
 ) -> tuple[Float[Array, ""], Float[Array, "V m"]]:
@@ -37,6 +41,7 @@ def loss_and_gradient(
     return value, (jax.nn.softmax(logits, axis=0) - targets) * weights
 
 
+@partial(jax.jit, inline=True)
 def unbounded_logits(
     targets: Float[Array, "V m"], weights: Float[Array, " m"]
 ) -> tuple[Float[Array, "V m"], Bool[Array, ""]]:

@@ -1,5 +1,6 @@
 """Norm-constrained parameters in optax: updates rewritten so that the step ends in a ball."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -51,6 +52,7 @@ def project_to_ball(radius: PyTree, *, axis: PyTree = None) -> optax.GradientTra
     return optax.stateless(update)
 
 
+@partial(jax.jit, static_argnames="axis", inline=True)
 def projected(x: Array, radius: Any, axis: int | tuple[int, ...] | None = None) -> Array:
     """The nearest point with ``||x||_2 <= radius``.
 

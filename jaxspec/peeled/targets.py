@@ -5,10 +5,12 @@ A kernel p on Z_n gives the targets ``P[i, j] = p[(i - j) mod n]``: token i foll
 
 import itertools
 import math
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxspec.checks import check_integers, check_numbers
@@ -33,7 +35,13 @@ def von_mises_kernel(n: int, kappa: float, shift: int = 1) -> Float[Array, " n"]
         Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
     """
     check_numbers(0, kappa=kappa)
-    return jax.nn.softmax(kappa * jnp.cos(2 * jnp.pi * ((_cycle(n) - shift) % n) / n))
+    return _von_mises(_cycle(n), kappa, shift)
+
+
+@partial(jax.jit, inline=True)
+def _von_mises(cycle, kappa, shift):
+    n = len(cycle)
+    return jax.nn.softmax(kappa * jnp.cos(2 * jnp.pi * ((cycle - shift) % n) / n))
 
 
 def geometric_kernel(n: int, ell: float, shift: int = 1) -> Float[Array, " n"]:
@@ -55,7 +63,13 @@ def geometric_kernel(n: int, ell: float, shift: int = 1) -> Float[Array, " n"]:
         Array([0.212, 0.576, 0.212], dtype=float32)
     """
     check_numbers(0, ends="()", ell=ell)
-    ahead = (_cycle(n) - shift) % n
+    return _geometric(_cycle(n), ell, shift)
+
+
+@partial(jax.jit, inline=True)
+def _geometric(cycle, ell, shift):
+    n = len(cycle)
+    ahead = (cycle - shift) % n
     return jax.nn.softmax(-jnp.minimum(ahead, n - ahead) / ell)
 
 
@@ -78,7 +92,13 @@ def one_hot_kernel(n: int, eps: float, shift: int = 1) -> Float[Array, " n"]:
         Array([0.125, 0.625, 0.125, 0.125], dtype=float32)
     """
     _check_share(eps)
-    return (jnp.where(_cycle(n) == shift % n, 1 - eps, 0) + eps / n).astype(jnp.result_type(float))
+    return _one_hot(_cycle(n), eps, shift)
+
+
+@partial(jax.jit, inline=True)
+def _one_hot(cycle, eps, shift):
+    n = len(cycle)
+    return (jnp.where(cycle == shift % n, 1 - eps, 0) + eps / n).astype(jnp.result_type(float))
 
 
 def k_hot_targets(V: int, k: int, eps: float) -> Float[Array, "V m"]:
@@ -133,15 +153,19 @@ def circulant(kernel: Any) -> Float[Array, "V m"]:
     kernel = jnp.asarray(kernel)
     if kernel.ndim not in (1, 3):
         raise ValueError(f"kernel has shape {kernel.shape}; expected (n,) or (T, R, n)")
-    blocks = kernel if kernel.ndim == 3 else kernel[None, None]
+    return _circulant(kernel if kernel.ndim == 3 else kernel[None, None])
+
+
+@partial(jax.jit, inline=True)
+def _circulant(blocks):
     T, R, n = blocks.shape
     index = (_cycle(n)[:, None] - _cycle(n)) % n
     return blocks[:, :, index].transpose(0, 2, 1, 3).reshape(T * n, R * n)
 
 
-def _cycle(n: int) -> Array:
+def _cycle(n: int) -> np.ndarray:
     check_integers(1, n=n)
-    return jnp.arange(n)
+    return np.arange(n)
 
 
 def _check_share(eps: Any) -> None:

@@ -12,7 +12,7 @@ D, M, R, LAYERS = 8, 12, 3, 4
 
 
 def normal(*shape, dtype=np.float32):
-    return jnp.asarray(RNG.standard_normal(shape), dtype)
+    return jnp.asarray(RNG.standard_normal(shape).astype(dtype), dtype)
 
 
 PARAMS = {

@@ -15,7 +15,7 @@ P = np.eye(D) - U @ U.T
 
 
 def normal(*shape, dtype=jnp.float32):
-    return jnp.asarray(RNG.standard_normal(shape), dtype)
+    return jnp.asarray(RNG.standard_normal(shape).astype(dtype), dtype)
 
 
 def leaf(out, inp, r=R, batch=(), dtype=jnp.float32):

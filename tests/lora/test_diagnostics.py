@@ -18,7 +18,7 @@ BASIS = jnp.asarray(U, jnp.float32)
 
 
 def normal(*shape):
-    return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
+    return jnp.asarray(RNG.standard_normal(shape).astype(np.float32), jnp.float32)
 
 
 CHANGES = {

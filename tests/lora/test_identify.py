@@ -27,7 +27,7 @@ def spiked(seed=0, *, strengths=(8.0, 4.0, 2.0, 1.2), noise=0.1, layers=LAYERS, 
 
 
 def as_float(x, dtype=jnp.float32):
-    return jnp.asarray(x, dtype)
+    return jnp.asarray(np.asarray(x, dtype), dtype)
 
 
 def dense(adapter, scale=1.0):

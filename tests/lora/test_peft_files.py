@@ -39,7 +39,7 @@ def folder(path, tensors=None, **fields):
 
 
 def adapter(dtype=jnp.float32):
-    make = lambda *shape: jnp.asarray(normal(*shape), dtype)  # noqa: E731
+    make = lambda *shape: jnp.asarray(normal(*shape).astype(dtype), dtype)  # noqa: E731
     return {
         "layers.0.q_proj": {"a": make(2, 6), "b": make(5, 2)},
         "layers.1.q_proj": {"a": make(3, 6), "b": make(5, 3)},

@@ -13,7 +13,7 @@ def random_tree():
     def draw(shapes, seed=0, scale=1.0, dtype=jnp.float32):
         rng = np.random.default_rng(seed)
         return jax.tree.map(
-            lambda shape: jnp.asarray(scale * rng.normal(size=shape), dtype),
+            lambda shape: jnp.asarray((scale * rng.normal(size=shape)).astype(dtype), dtype),
             shapes,
             is_leaf=lambda node: isinstance(node, tuple),
         )

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxspec.checks import check_choice, check_integers, check_numbers, is_concrete, warn_caller
-from jaxspec.completion import validation
+from jaxspec.completion import entries
 from jaxspec.completion.panel import inputs, warned
 from jaxspec.completion.panel.averages import Asked, Report, Study, uncertainty
 from jaxspec.completion.panel.inputs import Number, Numbers, Panel, Rank, Static
@@ -190,8 +190,7 @@ def _weights(weights: Any, Y: Array) -> Array:
     weights = jnp.asarray(weights, Y.dtype)
     if weights.shape != (n,):
         raise ValueError(f"weights has shape {weights.shape}; expected ({n},), one entry per unit")
-    good = jnp.isfinite(weights) & (weights >= 0)
-    return validation.checked(weights, good, "weights", "finite numbers >= 0")
+    return entries.checked(weights, entries.non_negative, "weights", "finite numbers >= 0")
 
 
 @eqx.filter_jit

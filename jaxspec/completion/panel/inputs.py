@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxspec.checks import check_choice, check_integers, check_numbers
-from jaxspec.completion import validation
+from jaxspec.completion import entries, validation
 
 Number = float | int | Float[Array, ""]
 Rank = str | int | tuple[int, int]
@@ -40,11 +40,6 @@ class Panel(NamedTuple):
 @partial(jax.jit, inline=True)
 def _arms(observed, D):
     return jnp.stack([observed & ~D, observed & D])
-
-
-@partial(jax.jit, inline=True)
-def _finite_where(Y, observed):
-    return jnp.isfinite(Y) | ~observed
 
 
 class Static(NamedTuple):
@@ -122,9 +117,9 @@ def panel(Y: Any, D: Any, observed: Any = None, *, validate: bool = True) -> Pan
     observed = jnp.ones(Y.shape, bool) if observed is None else _binary("observed", observed, Y.shape, validate)
     floating = jnp.issubdtype(Y.dtype, jnp.floating)
     Y = Y.astype(Y.dtype if floating and jnp.finfo(Y.dtype).bits >= 32 else jnp.float32)
-    finite = _finite_where(Y, observed)
     if validate:
-        Y = validation.checked(Y, finite, "Y", "finite numbers where observed: mark missing outcomes in observed")
+        expected = "finite numbers where observed: mark missing outcomes in observed"
+        Y = entries.checked(Y, entries.finite_where, "Y", expected, observed)
     return Panel(jnp.where(observed, Y, 0), D, observed)
 
 
@@ -138,7 +133,7 @@ def _binary(name: str, value: Any, shape: tuple[int, ...], validate: bool) -> Bo
         raise TypeError(f"{name} has dtype {array.dtype}; expected booleans, or 0 and 1")
     if not validate:
         return array != 0
-    return validation.checked(array, (array == 0) | (array == 1), name, "booleans, or 0 and 1") != 0
+    return entries.checked(array, entries.zero_or_one, name, "booleans, or 0 and 1") != 0
 
 
 def options(
@@ -226,4 +221,4 @@ def _propensity(propensity: Any, shape: tuple[int, ...], dtype: Any) -> tuple[st
     known = jnp.asarray(propensity, dtype)
     if known.shape != shape:
         raise ValueError(f"propensity has shape {known.shape}; expected that of Y, {shape}")
-    return "known", validation.checked(known, (known >= 0) & (known <= 1), "propensity", "probabilities")
+    return "known", entries.checked(known, entries.probability, "propensity", "probabilities")
