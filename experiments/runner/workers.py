@@ -15,7 +15,7 @@ from rich.text import Text
 from experiments.runner import compilation, discover, execute
 from experiments.runner.contract import RunnerError
 
-MANY_MAPS = 40_000  # memory maps of a process, of which Linux allows 65530; every compiled program holds 3 to 20
+MANY_MAPS = 20_000  # memory maps of a process, of which Linux allows 65530; every compiled program holds 3 to 20
 
 
 def run(

@@ -91,15 +91,15 @@ def run(config: Config, progress: Progress) -> Result:
     """Trains with Muon from every seed, then measures every direction on every mini-batch."""
     text = standard_library_text()
     cells = []
-    with progress.stage("seeds and directions", total=config.seeds * len(DIRECTIONS)):
+    with progress.stage("seeds and mini-batches", total=config.seeds * config.batches):
         for seed in range(config.seed, config.seed + config.seeds):
             cells.append(_measure_seed(config, text, seed, progress))
     columns = np.asarray(cells)
     return Result(np.asarray(DIRECTIONS), *np.moveaxis(columns, -1, 0))
 
 
-def _measure_seed(config: Config, text: Text, seed: int, progress: Progress) -> list[list[list[float]]]:
-    """Direction by direction and mini-batch by mini-batch, the fields of `Result` after the names."""
+def _measure_seed(config: Config, text: Text, seed: int, progress: Progress) -> np.ndarray:
+    """The fields of `Result` after the names, by direction and mini-batch, (D, B, fields)."""
     shape = Shape(config.width, config.heads, config.layers, config.context)
     how = Recipe(shape=shape, batch=config.batch, steps=config.steps, warmup=config.warmup, eps=config.eps)
     model = train(text, how, MUON, config.rate, seed).model
@@ -111,16 +111,13 @@ def _measure_seed(config: Config, text: Text, seed: int, progress: Progress) -> 
         for key in jax.random.split(small_key, config.batches)
     ]
     clean, initial = gradient(model, large), model_loss(model, large)
-    rows = []
-    for name in DIRECTIONS:
-        row = []
-        for number, batch_gradient in enumerate(noisy):
-            direction = _direction(name, config.eps, batch_gradient, jax.random.fold_in(noise, number))
-            found = _measure(model, large, initial, direction, clean, batch_gradient)
-            row.append([float(value) for value in found])
-        rows.append(row)
-        progress.advance(message=f"seed {seed}, {name}")
-    return rows
+    columns = []
+    for number, batch_gradient in enumerate(noisy):
+        key = jax.random.fold_in(noise, number)
+        directions = [_direction(name, config.eps, batch_gradient, key) for name in DIRECTIONS]
+        columns.append(np.stack(_measure(model, large, initial, directions, clean, batch_gradient), axis=-1))
+        progress.advance(message=f"seed {seed}, mini-batch {number + 1}")
+    return np.stack(columns, axis=1)
 
 
 @functools.partial(jax.jit, static_argnames=("name", "eps"))
@@ -133,13 +130,20 @@ def _direction(name: str, eps: float, batch_gradient: GPT, key: Array) -> GPT:
 
 
 @jax.jit
-def _measure(model: GPT, windows: Array, initial: Array, direction: GPT, clean: GPT, noisy: GPT) -> tuple[Array, ...]:
-    """The fields of `Result` after the names, for one direction."""
+def _measure(
+    model: GPT, windows: Array, initial: Array, directions: list[GPT], clean: GPT, noisy: GPT
+) -> tuple[Array, ...]:
+    """The fields of `Result` after the names, for every direction; all share one linearisation of the gradient."""
     value = functools.partial(loss, windows=windows)
-    found = descent_quantities(value, model, direction, grad=clean, batch_grad=noisy)
-    moved = jax.tree.map(lambda p, d: p - found.optimal_step * d, model, direction)
-    drop = initial - value(moved)
-    return found.alignment, found.potential, found.optimal_step, found.predicted_decrease, drop
+    hvp = jax.linearize(jax.grad(value), model)[1]
+
+    def one(direction: GPT) -> tuple[Array, ...]:
+        found = descent_quantities(value, model, direction, grad=clean, batch_grad=noisy, hvp=hvp)
+        moved = jax.tree.map(lambda p, d: p - found.optimal_step * d, model, direction)
+        drop = initial - value(moved)
+        return found.alignment, found.potential, found.optimal_step, found.predicted_decrease, drop
+
+    return jax.lax.map(one, jax.tree.map(lambda *each: jnp.stack(each), *directions))
 
 
 def claims(result: Result) -> list[Claim]:

@@ -66,6 +66,7 @@ def descent_quantities(
     *,
     grad: PyTree | None = None,
     batch_grad: PyTree | None = None,
+    hvp: Callable[[PyTree], PyTree] | None = None,
     per_leaf: bool = False,
 ) -> Descent:
     """Alignment, descent potential and optimal step of a direction, by one Hessian-vector product of ``loss_fn``.
@@ -76,11 +77,17 @@ def descent_quantities(
         direction: ``D``, which is subtracted: minus the updates of optax.
         grad: gradient of ``loss_fn``; default the one that the Hessian product computes anyway.
         batch_grad: mini-batch gradient that ``direction`` was made of; default ``grad``.
+        hvp: product ``v -> H v`` with the Hessian of ``loss_fn`` at ``params``; default computed here, with ``grad``.
+            ``grad, hvp = jax.linearize(jax.grad(loss_fn), params)`` serves many directions at one point in about half
+            of the time.
         per_leaf: one `Descent` per parameter, as a tree like ``params`` in every field. The curvature of a leaf is its
             share ``<D_l, (H D)_l>`` of the whole; slopes and curvatures add up to the global ones.
 
     Returns:
         The quantities, inner products accumulated in float32 or the parameters' own precision if higher.
+
+    Raises:
+        ValueError: ``hvp`` without ``grad``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,8 +97,13 @@ def descent_quantities(
         >>> float(found.optimal_step), float(found.predicted_decrease)
         (1.0, 0.5)
     """
-    computed, product = jax.jvp(jax.grad(loss_fn), (params,), (_like(direction, params),))
-    grad = computed if grad is None else grad
+    if hvp is None:
+        computed, product = jax.jvp(jax.grad(loss_fn), (params,), (_like(direction, params),))
+        grad = computed if grad is None else grad
+    elif grad is None:
+        raise ValueError("grad is None and hvp is given; expected both, as jax.linearize returns them")
+    else:
+        product = hvp(_like(direction, params))
     batch_grad = grad if batch_grad is None else batch_grad
     slope, batch_slope, curvature = (_inner(a, direction) for a in (grad, batch_grad, product))
     if not per_leaf:

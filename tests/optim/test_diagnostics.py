@@ -81,6 +81,26 @@ def test_given_gradient_is_used(quadratic, random_tree):
     np.testing.assert_allclose([found.slope, found.batch_slope], [flat(g) @ flat(d)] * 2, rtol=1e-12)
 
 
+@pytest.mark.parametrize("per_leaf", [False, True])
+def test_directions_at_one_point_share_a_linearisation(quadratic, random_tree, per_leaf):
+    loss, _, _, _ = quadratic
+    w, batch, *directions = (random_tree(SHAPES, seed, dtype=jnp.float64) for seed in range(5))
+
+    @jax.jit
+    def shared(w, directions):
+        grad, hvp = jax.linearize(jax.grad(loss), w)
+        given = {"grad": grad, "batch_grad": batch, "hvp": hvp, "per_leaf": per_leaf}
+        return jax.lax.map(lambda d: descent_quantities(loss, w, d, **given), directions)
+
+    found = shared(w, jax.tree.map(lambda *each: jnp.stack(each), *directions))
+    for number, direction in enumerate(directions):
+        alone = descent_quantities(loss, w, direction, batch_grad=batch, per_leaf=per_leaf)
+        one = jax.tree.map(lambda leaf, number=number: leaf[number], found)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), one, alone)
+    with pytest.raises(ValueError, match=r"grad is None and hvp is given; expected both"):
+        descent_quantities(loss, w, directions[0], hvp=lambda v: v)
+
+
 def test_one_hessian_product_is_traced(random_tree):
     calls = []
 
