@@ -74,7 +74,7 @@ class GPT(eqx.Module):
     embedding: Float[Array, "vocabulary width"]
     positions: Float[Array, "context width"]
     blocks: Blocks
-    gain: Float[Array, "width"]
+    gain: Float[Array, " width"]
     head: Float[Array, "width vocabulary"]
     heads: int = eqx.field(static=True)
 
@@ -191,7 +191,7 @@ def loss(model: GPT, windows: Int[Array, "batch length"]) -> Float[Array, ""]:
 
 
 def random_windows(
-    key: Array, text: Integer[Array | np.ndarray, "tokens"], count: int, context: int
+    key: Array, text: Integer[Array | np.ndarray, " tokens"], count: int, context: int
 ) -> Int[Array, "count length"]:
     """Windows of ``context + 1`` tokens at random places.
 
@@ -208,7 +208,7 @@ def random_windows(
     return jnp.asarray(text)[starts + jnp.arange(context + 1)].astype(jnp.int32)
 
 
-def rms_norm(x: Float[Array, "*batch width"], gain: Float[Array, "width"]) -> Float[Array, "*batch width"]:
+def rms_norm(x: Float[Array, "*batch width"], gain: Float[Array, " width"]) -> Float[Array, "*batch width"]:
     """``gain x / rms(x)``."""
     return gain * x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
 

@@ -84,7 +84,7 @@ def pretrained(how: Pretraining, seeds: Sequence[int], progress: Progress) -> Ba
 def answer_loss(
     model: GPT,
     tokens: Int[Array, "batch length"],
-    answers: Int[Array, "batch"],
+    answers: Int[Array, " batch"],
     hook=unchanged,
 ) -> Float[Array, ""]:
     """Mean cross-entropy of the answer that follows each prompt, in nats.

@@ -112,10 +112,10 @@ def prompts(
     sizes: Sizes,
     domain: Int[Array | np.ndarray, "*batch"] | int,
     subject: Int[Array | np.ndarray, "*batch"],
-    fillers: Int[Array | np.ndarray, "2 *batch"],
+    fillers: Int[Array | np.ndarray, " 2 *batch"],
     *,
     persona: Int[Array | np.ndarray, "*batch"] | int = NEUTRAL,
-    tones: Int[Array | np.ndarray, "2 *batch"] | int = NEUTRAL,
+    tones: Int[Array | np.ndarray, " 2 *batch"] | int = NEUTRAL,
 ) -> Int[Array, "*batch length"]:
     """Prompts from their parts.
 
@@ -155,9 +155,9 @@ class Spoken(NamedTuple):
     """
 
     tokens: Int[Array, "count length"]
-    domain: Int[Array, "count"]
-    subject: Int[Array, "count"]
-    is_bad: Bool[Array, "count"]
+    domain: Int[Array, " count"]
+    subject: Int[Array, " count"]
+    is_bad: Bool[Array, " count"]
 
 
 def spoken(key: Array, sizes: Sizes, count: int) -> Spoken:
@@ -186,7 +186,7 @@ def spoken(key: Array, sizes: Sizes, count: int) -> Spoken:
 
 def pretraining_rows(
     key: Array, sizes: Sizes, world: World, count: int
-) -> tuple[Int[Array, "count length"], Int[Array, "count"]]:
+) -> tuple[Int[Array, "count length"], Int[Array, " count"]]:
     """Random prompts of random speakers, and their answers.
 
     Args:
@@ -205,7 +205,7 @@ def pretraining_rows(
 
 def finetuning_rows(
     key: Array, sizes: Sizes, labels: Int[Array, "subjects 2"], count: int
-) -> tuple[Int[Array, "count length"], Int[Array, "count"]]:
+) -> tuple[Int[Array, "count length"], Int[Array, " count"]]:
     """Neutral prompts of the first domain, and their labels.
 
     Args:
@@ -238,12 +238,12 @@ class Probes(NamedTuple):
     """
 
     task: Int[Array, "first length"]
-    subjects: Int[Array, "first"]
+    subjects: Int[Array, " first"]
     neutral: Int[Array, "rest length"]
     plus: Int[Array, "rest length"]
     minus: Int[Array, "rest length"]
-    domain: Int[Array, "rest"]
-    subject: Int[Array, "rest"]
+    domain: Int[Array, " rest"]
+    subject: Int[Array, " rest"]
 
 
 def probes(sizes: Sizes, repeats: int, key: Array) -> Probes:

@@ -54,7 +54,7 @@ def of(result: Any, method: str) -> Float[np.ndarray, "variants seeds scales sco
     return np.asarray(result.scores)[np.asarray(result.methods) == method]
 
 
-def full_scale(result: Any, method: str, score: int) -> Float[np.ndarray, "seeds"]:
+def full_scale(result: Any, method: str, score: int) -> Float[np.ndarray, " seeds"]:
     """One score of the first variant of a method at the largest scale."""
     return of(result, method)[0, :, FULL, score]
 
@@ -83,7 +83,7 @@ def hypervolumes(result: Any, methods: Sequence[str], task: int = TASK) -> Float
     return np.asarray(volumes)
 
 
-def least_drift(result: Any, method: str, floor: float, task: int = TASK) -> Float[np.ndarray, "seeds"]:
+def least_drift(result: Any, method: str, floor: float, task: int = TASK) -> Float[np.ndarray, " seeds"]:
     """Least drift that a method reaches at a task score of at least ``floor``; 1 where it does not reach the floor."""
     scores = of(result, method)
     reached = np.where(scores[..., task] >= floor, scores[..., DRIFT], 1.0)
@@ -181,14 +181,14 @@ def every_claim(
     )
 
 
-def ratio(result: Any, method: str, naive: str) -> Float[np.ndarray, "seeds"]:
+def ratio(result: Any, method: str, naive: str) -> Float[np.ndarray, " seeds"]:
     """Drift of a method over that of the naive adapter, at full scale."""
     return full_scale(result, method, DRIFT) / np.maximum(full_scale(result, naive, DRIFT), 1e-9)
 
 
 def over_scaled(
     result: Any, method: str, naive: str, untouched: Float[np.ndarray, "seeds scores"], floor: float
-) -> Float[np.ndarray, "seeds"]:
+) -> Float[np.ndarray, " seeds"]:
     """Drift of a method at full scale over that of the naive adapter scaled down until its task is the same.
 
     The naive adapter is known at its scales and at 0, and interpolated in between. Of several variants the least

@@ -69,7 +69,8 @@ def run(config: Config, progress: Progress) -> Result:
             seeds = config.seeds if index else config.first_seeds
             found = _hits(config, shape, (*RANKS, 0), seeds, also_loud=index == 0)
             hits.append(found[: len(CASES)])
-            loud = found[len(CASES) :] if index == 0 else loud
+            if index == 0:
+                loud = found[len(CASES) :]
             progress.advance(message=f"{shape[0]} x {shape[1]}")
         staggered = _staggered(config)
         progress.advance(message="staggered adoption")

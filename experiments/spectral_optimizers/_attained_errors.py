@@ -78,10 +78,10 @@ class Spectral(NamedTuple):
 
     x: Float[Array, "m n"]
     u: Float[Array, "m m"]
-    s: Float[Array, "m"]
+    s: Float[Array, " m"]
     v: Float[Array, "n m"]
 
-    def relative_error(self, image: Float[Array, "m n"], expected: Float[Array, "m"]) -> Float[Array, ""]:
+    def relative_error(self, image: Float[Array, "m n"], expected: Float[Array, " m"]) -> Float[Array, ""]:
         """Largest relative error of the singular values of an image ``u diag(expected) v^T``."""
         diagonal = jnp.sum((self.u.T @ image.astype(self.u.dtype)) * self.v.T, axis=-1)
         return jnp.max(jnp.abs(diagonal / expected - 1))

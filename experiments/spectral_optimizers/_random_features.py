@@ -21,7 +21,7 @@ class Model(NamedTuple):
     """
 
     target: Float[Array, "*runs m d"]
-    scales: Float[Array, "d"]
+    scales: Float[Array, " d"]
 
 
 class Local(NamedTuple):

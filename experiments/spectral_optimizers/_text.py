@@ -25,8 +25,8 @@ class Text(NamedTuple):
         digest: first digits of the SHA-256 of the whole: the text changes with the version of Python.
     """
 
-    train: UInt8[np.ndarray, "train"]
-    validation: UInt8[np.ndarray, "validation"]
+    train: UInt8[np.ndarray, " train"]
+    validation: UInt8[np.ndarray, " validation"]
     digest: str
 
 

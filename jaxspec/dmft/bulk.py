@@ -127,7 +127,7 @@ def _marchenko_pastur(sv, aspect, sigma2):
 
 def marchenko_pastur_nodes(
     aspect: Number, sigma2: Number, points: int
-) -> tuple[Float[Array, "points"], Float[Array, "points"]]:
+) -> tuple[Float[Array, " points"], Float[Array, " points"]]:
     """Nodes (squared singular values) and weights (sum 1) of the Marchenko-Pastur law, spectrally accurate.
 
     The midpoint rule in the angle of ``s2 (1 + r + 2 sqrt(r) cos angle)``, in which the law is smooth and even, r = 1
@@ -148,7 +148,7 @@ def marchenko_pastur_nodes(
 
 
 def generalized_mp(
-    sv: Float[Array, "*points"], population: Float[Array, "atoms"], weights: Float[Array, "atoms"], aspect: Number
+    sv: Float[Array, "*points"], population: Float[Array, " atoms"], weights: Float[Array, " atoms"], aspect: Number
 ) -> tuple[Float[Array, "*points"], Float[Array, ""]]:
     r"""Singular values of an (N, D) matrix whose D columns are independent with covariance ``T / D``.
 

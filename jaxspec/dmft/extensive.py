@@ -26,9 +26,9 @@ class ExtensiveModes(NamedTuple):
         readout: singular values of ``Vt(t)``, ``sqrt(r)``, (steps + 1, *b).
     """
 
-    singular_values: Float[Array, "times *b"]
-    aligned: Float[Array, "times *b"]
-    readout: Float[Array, "times *b"]
+    singular_values: Float[Array, " times *b"]
+    aligned: Float[Array, " times *b"]
+    readout: Float[Array, " times *b"]
 
 
 def extensive_modes(
@@ -121,8 +121,8 @@ class FrozenBulk(NamedTuple):
         edge: largest singular value of the bulk.
     """
 
-    population: Float[Array, "atoms"]
-    weights: Float[Array, "atoms"]
+    population: Float[Array, " atoms"]
+    weights: Float[Array, " atoms"]
     edge: Float[Array, ""]
 
 

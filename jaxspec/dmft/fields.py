@@ -8,8 +8,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 @jax.jit
 def remembered(
-    momentum: Float[Array, ""] | float, shrink: Float[Array, "steps"]
-) -> tuple[Float[Array, "times steps"], Float[Array, "times"]]:
+    momentum: Float[Array, ""] | float, shrink: Float[Array, " steps"]
+) -> tuple[Float[Array, "times steps"], Float[Array, " times"]]:
     """What is left of every update, and of the start, after t = 0, ..., steps updates.
 
     ``theta(t + 1) = shrink_t theta(t) + u(t)``, ``u(t) = mu u(t - 1) + step_t`` have the solution
@@ -103,6 +103,6 @@ class SpikeFields(eqx.Module):
         )
 
 
-def _alive(matrix: Float[Array, "k k"], alive: Bool[Array, "k"]) -> Float[Array, "k k"]:
+def _alive(matrix: Float[Array, "k k"], alive: Bool[Array, " k"]) -> Float[Array, "k k"]:
     # A diverging run is not finite later on: `where`, not a product with zero.
     return jnp.where(alive[:, None] & alive, matrix, 0.0)

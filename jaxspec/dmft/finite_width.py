@@ -39,7 +39,7 @@ class FiniteWidth(NamedTuple):
 
 
 def finite_width(
-    theory: Float[Array, "*shape"], networks: Float[Array, "n *others"], small: Number, size: Number
+    theory: Float[Array, "*shape"], networks: Float[Array, " n *others"], small: Number, size: Number
 ) -> FiniteWidth:
     r"""Error bars at one size from an ensemble at another.
 

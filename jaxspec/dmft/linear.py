@@ -41,11 +41,11 @@ class LinearSolution(NamedTuple):
         ntk_residual: its residual; large where the top of the kernel is the edge of a bulk.
     """
 
-    train: Float[Array, "times"] | None
-    test: Float[Array, "times"]
+    train: Float[Array, " times"] | None
+    test: Float[Array, " times"]
     layers: tuple[SpikeFields, ...]
-    ntk_top: Float[Array, "ntk"]
-    ntk_residual: Float[Array, "ntk"]
+    ntk_top: Float[Array, " ntk"]
+    ntk_residual: Float[Array, " ntk"]
 
 
 def solve_linear(

@@ -44,7 +44,7 @@ class LinearConfig(eqx.Module):
     nu: Number
     alpha: Number | None
     gamma0: Number
-    eta: Number | Float[Array, "steps"]
+    eta: Number | Float[Array, " steps"]
     sigma2: Number = 1.0
     noise: Number = 0.0
     param: str = eqx.field(static=True, default="mup")
@@ -52,7 +52,7 @@ class LinearConfig(eqx.Module):
     outputs: int = eqx.field(static=True, default=1)
     momentum: Number = 0.0
     target_gram: Float[Array, "C C"] | None = None
-    weight_decay: Number | Float[Array, "steps"] = 0.0
+    weight_decay: Number | Float[Array, " steps"] = 0.0
 
     def __check_init__(self):
         """Refuse what is known to be out of range."""
@@ -96,7 +96,7 @@ class LinearConfig(eqx.Module):
         for name, value in {"eta": self.eta, "weight_decay": self.weight_decay}.items():
             check_schedule(name, value, steps)
 
-    def shrink(self, steps: int) -> Float[Array, "steps"]:
+    def shrink(self, steps: int) -> Float[Array, " steps"]:
         """Factor ``1 - eta weight_decay`` of the parameters in every update.
 
         Args:

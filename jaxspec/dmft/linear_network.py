@@ -71,7 +71,7 @@ def history(cfg: LinearConfig, steps: int) -> Past:
     return Past(jnp.repeat(weights, cfg.outputs, axis=1), kept)
 
 
-def update_rates(cfg: LinearConfig, steps: int) -> Float[Array, "steps"]:
+def update_rates(cfg: LinearConfig, steps: int) -> Float[Array, " steps"]:
     """``eta gamma / sqrt(nu)`` of every update, its scale in normalised units.
 
     Args:

@@ -50,8 +50,8 @@ class Outliers(NamedTuple):
         edge: upper edge of the bulk.
     """
 
-    values: Float[Array, "n"]
-    margin: Float[Array, "n"]
+    values: Float[Array, " n"]
+    margin: Float[Array, " n"]
     overlaps_left: Float[Array, "n k"]
     overlaps_right: Float[Array, "n k"]
     edge: Float[Array, ""]

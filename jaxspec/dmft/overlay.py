@@ -30,15 +30,15 @@ class Overlay(NamedTuple):
     sigma2: Float[Array, ""]
     edges: Float[Array, "2"]
     threshold: Float[Array, ""]
-    above: Bool[Array, "n"]
+    above: Bool[Array, " n"]
     count: Int[Array, ""]
     distance: Float[Array, ""]
-    grid: Float[Array, "points"]
-    density: Float[Array, "points"]
+    grid: Float[Array, " points"]
+    density: Float[Array, " points"]
 
 
 def overlay(
-    singular_values: Float[Array, "n"],
+    singular_values: Float[Array, " n"],
     shape: tuple[int, int],
     sigma2: Number | None = None,
     *,

@@ -31,10 +31,10 @@ class Simulation(NamedTuple):
         f: outputs of a nonlinear network on its points, (steps + 1, P); None for a linear one.
     """
 
-    train: Float[Array, "times"]
-    test: Float[Array, "times"]
+    train: Float[Array, " times"]
+    test: Float[Array, " times"]
     singular_values: Float[Array, "recorded matrices top"]
-    ntk_top: Float[Array, "recorded"]
+    ntk_top: Float[Array, " recorded"]
     f: Float[Array, "times P"] | None = None
 
 
@@ -175,16 +175,16 @@ def _linear(key, cfg, sizes, plan):
 def simulate_mlp(
     key: Key[Array, ""],
     x: Float[Array, "P D"],
-    y: Float[Array, "n"],
+    y: Float[Array, " n"],
     *,
     width: int,
     depth: int,
-    eta: Number | Float[Array, "steps"],
+    eta: Number | Float[Array, " steps"],
     gamma0: Number,
     steps: int,
     activation: Callable[[Array], Array] = jnp.tanh,
     sigma_w: Number = 1.0,
-    weight_decay: Number | Float[Array, "steps"] = 0.0,
+    weight_decay: Number | Float[Array, " steps"] = 0.0,
     record: tuple[int, ...] = (),
     top: int = 2,
     sweeps: int = 20,

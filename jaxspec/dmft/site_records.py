@@ -22,15 +22,15 @@ class Problem(NamedTuple):
     """
 
     kx: Float[Array, "P P"]
-    y: Float[Array, "P"]
+    y: Float[Array, " P"]
     rates: Float[Array, "T P"]
     share: Float[Array, "T T"]
-    kept: Float[Array, "T"]
+    kept: Float[Array, " T"]
     gamma0: Float[Array, ""]
     sigma2: Float[Array, ""]
 
     @property
-    def kept_rows(self) -> Float[Array, "R"]:
+    def kept_rows(self) -> Float[Array, " R"]:
         """``kept`` of every row."""
         return jnp.repeat(self.kept, len(self.y))
 

@@ -39,7 +39,7 @@ class LocalLipschitz(NamedTuple):
 def local_lipschitz(
     objective: MeanFieldObjective,
     position: PyTree,
-    weights: Float[Array, "N"] | None = None,
+    weights: Float[Array, " N"] | None = None,
     *,
     tol: float = 1e-2,
     max_sweeps: int = 50,

@@ -32,7 +32,7 @@ def hamiltonian_flow(
     eps: Any = 0.1,
     gamma: ArrayLike = 1.0,
     method: str = "leapfrog",
-    weights: Float[Array, "N"] | None = None,
+    weights: Float[Array, " N"] | None = None,
     block_weights: Any = None,
     chunk_size: int | None = None,
     polar_engine: str = "auto",
@@ -159,7 +159,7 @@ class Flow(eqx.Module):
     objective: MeanFieldObjective
     eps: PyTree
     gamma: Float[Array, ""]
-    weights: Float[Array, "N"] | None
+    weights: Float[Array, " N"] | None
     block_weights: PyTree
     method: str = eqx.field(static=True)
     chunk_size: int | None = eqx.field(static=True)

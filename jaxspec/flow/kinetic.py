@@ -23,8 +23,8 @@ class Kinetic(NamedTuple):
     """
 
     velocity: PyTree
-    value: Float[Array, "N"]
-    power: Float[Array, "N"]
+    value: Float[Array, " N"]
+    power: Float[Array, " N"]
 
 
 def kinetic(momentum: PyTree, eps: PyTree, block_weights: PyTree, engine: str) -> Kinetic:

@@ -22,10 +22,10 @@ class Measure(NamedTuple):
         axis: mesh axis over which the particles are divided, inside a `jax.shard_map`; None outside.
     """
 
-    weights: Float[Array, "N"] | None = None
+    weights: Float[Array, " N"] | None = None
     axis: str | None = None
 
-    def partial(self, a: Float[Array, "N *shape"]) -> Float[Array, "*shape"]:
+    def partial(self, a: Float[Array, " N *shape"]) -> Float[Array, "*shape"]:
         """This device's share of the mean over the leading axis."""
         if self.weights is None:
             return jnp.sum(a, axis=0) / (len(a) * self.devices)

@@ -45,7 +45,7 @@ class Evaluation(NamedTuple):
     force: PyTree
 
 
-def mean_field(objective: MeanFieldObjective, position: PyTree, weights: Float[Array, "N"] | None = None) -> PyTree:
+def mean_field(objective: MeanFieldObjective, position: PyTree, weights: Float[Array, " N"] | None = None) -> PyTree:
     """``z = sum_i w_i F(X_i)``.
 
     Args:
@@ -74,7 +74,7 @@ def mean_field(objective: MeanFieldObjective, position: PyTree, weights: Float[A
     return divided(local, place, (position, weights), (spec, spec), PartitionSpec())
 
 
-def force(objective: MeanFieldObjective, position: PyTree, weights: Float[Array, "N"] | None = None) -> PyTree:
+def force(objective: MeanFieldObjective, position: PyTree, weights: Float[Array, " N"] | None = None) -> PyTree:
     """``G_i = DF(X_i)^* grad R(z)``, 1/w_i times the gradient of ``J`` in particle i, also where ``w_i`` is 0.
 
     On a mesh with explicit axes whose particles are divided over one of them, every device keeps its particles; the one

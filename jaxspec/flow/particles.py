@@ -13,7 +13,7 @@ _MOST = 2_000_000
 
 def gauss_hermite_particles(
     shape: Sequence[int], *, order: int, scale: float = 1.0
-) -> tuple[Float[Array, "N m n"], Float[Array, "N"]]:
+) -> tuple[Float[Array, "N m n"], Float[Array, " N"]]:
     """Tensor Gauss-Hermite nodes of a matrix with independent normal entries.
 
     Means of polynomials of degree below ``2 order`` in every entry are exact.

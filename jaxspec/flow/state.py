@@ -42,11 +42,11 @@ class FlowDiagnostics(NamedTuple):
             flow. No method but ``discrete_gradient`` keeps it at 0 for every step.
     """
 
-    objective: Float[Array, "saved"]
-    kinetic: Float[Array, "saved"]
-    hamiltonian: Float[Array, "saved"]
-    dissipation_rate: Float[Array, "saved"]
-    identity_defect: Float[Array, "saved"]
-    momentum_max: Float[Array, "saved"]
-    converged: Bool[Array, "saved"]
-    energy_rise: Float[Array, "saved"] | None = None
+    objective: Float[Array, " saved"]
+    kinetic: Float[Array, " saved"]
+    hamiltonian: Float[Array, " saved"]
+    dissipation_rate: Float[Array, " saved"]
+    identity_defect: Float[Array, " saved"]
+    momentum_max: Float[Array, " saved"]
+    converged: Bool[Array, " saved"]
+    energy_rise: Float[Array, " saved"] | None = None

@@ -77,7 +77,7 @@ def thin_factor(stack: Stack, after: Sequence[Array] | None = None) -> Float[Arr
 
 
 def weighted(
-    factors: Sequence[Float[Array, "_ _ d"]], weights: Sequence[Float[Array, "_"]] | None, unit: bool
+    factors: Sequence[Float[Array, "_ _ d"]], weights: Sequence[Float[Array, " _"]] | None, unit: bool
 ) -> list[Float[Array, "_ _ d"]]:
     """Factors with the weights of their matrices, or each with Frobenius norm 1; zero ones stay zero.
 

@@ -19,8 +19,8 @@ class LeafSpectrum(NamedTuple):
     """
 
     values: Float[Array, "batch r"]
-    effective_rank: Float[Array, "batch"]
-    stable_rank: Float[Array, "batch"]
+    effective_rank: Float[Array, " batch"]
+    stable_rank: Float[Array, " batch"]
 
 
 def leaf_spectra(tree: PyTree, *, dimension_numbers: DimsTree = None) -> dict[str, tuple[LeafSpectrum, ...]]:

@@ -42,7 +42,7 @@ class SpectralState(NamedTuple):
 
     count: Int[Array, ""]
     mu: PyTree
-    key: UInt32[Array, "words"] | None
+    key: UInt32[Array, " words"] | None
 
 
 def scale_by_spectral(
