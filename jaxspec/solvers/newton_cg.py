@@ -128,19 +128,27 @@ def newton_cg(
             x = _moved(state.x, t, direction)
             return judged(state, x, *value_grad_hvp(x)[:2])
 
-        def searched():
-            t, lower = _line_search(lambda t: value_grad_hvp(_moved(state.x, t, direction))[0], value, steps)
-            moved = at(jnp.where(lower, t, steps[0]))
-            return moved, lower | (level(moved) & (moved.grad_norm < state.grad_norm))
-
         # Near the minimum values differ by rounding alone, which would choose t at random; there a smaller gradient is
         # the better witness.
         def level(moved):
             return moved.value <= value + 8 * jnp.finfo(steps.dtype).eps * jnp.abs(value)
 
-        first = at(steps[0])
-        good = level(first) & (first.grad_norm < state.grad_norm / 2)
-        moved, accepted = jax.lax.cond(good, lambda: (first, good), searched)
+        # The first step of the list and then, unless it is good, the one that a search finds: in a loop, since written
+        # out one after the other the program would hold f and the rule to stop twice.
+        def attempt(carry):
+            t, lower, _, _, tries = carry
+            moved = at(t)
+            needed = jnp.where(tries == 0, state.grad_norm / 2, state.grad_norm)
+            accepted = lower | (level(moved) & (moved.grad_norm < needed))
+            found = jax.lax.cond(accepted | (tries > 0), lambda: (t, lower), searched)
+            return *found, moved, accepted, tries + 1
+
+        def searched():
+            return _line_search(lambda t: value_grad_hvp(_moved(state.x, t, direction))[0], value, steps)
+
+        no = jnp.zeros((), bool)
+        begin = (steps[0], no, state, no, zero)
+        _, _, moved, accepted, _ = jax.lax.while_loop(lambda carry: ~carry[3] & (carry[4] < 2), attempt, begin)
         stalled = state._replace(status=jnp.full_like(state.status, STALLED))
         return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved, stalled)
 
@@ -155,7 +163,8 @@ def newton_cg(
 def _line_search(value_at, value, steps):
     """The step of the list with the lowest value and whether it is below ``value``; if not, of ever smaller lists.
 
-    Close to a kink a descent direction may descend for a very short while only.
+    The first step where no list has one below. Close to a kink a descent direction may descend for a very short while
+    only.
     """
     shrink = jnp.minimum(jnp.min(steps), 0.5)
 
@@ -164,14 +173,13 @@ def _line_search(value_at, value, steps):
         index = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
         return scale * steps[index], values[index] < value
 
-    def smaller(carry):
+    def search(carry):
         scale, _, _, tries = carry
-        return (scale * shrink, *best(scale * shrink), tries + 1)
+        return (scale * shrink, *best(scale), tries + 1)
 
-    one = jnp.ones_like(shrink)
-    first = (one, *best(one), jnp.zeros((), jnp.int32))
-    _, t, lower, _ = jax.lax.while_loop(lambda carry: ~carry[2] & (carry[3] < _SMALLER_LISTS), smaller, first)
-    return t, lower
+    first = (jnp.ones_like(shrink), steps[0], jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+    _, t, lower, _ = jax.lax.while_loop(lambda carry: ~carry[2] & (carry[3] <= _SMALLER_LISTS), search, first)
+    return jnp.where(lower, t, steps[0]), lower
 
 
 def _conjugate_gradient(hvp, inverse, grad, ridge, threshold, max_cg):
