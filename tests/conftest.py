@@ -9,13 +9,12 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-from experiments.runner.compilation import QUICKEST, hurry, share_cores
+from experiments.runner.compilation import QUICKEST, hurry
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Before NumPy and JAX load their LAPACK: its threads and XLA's spin against each other on few cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-share_cores(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
 hurry(QUICKEST)
 
 # Before the first import of the library, or its annotations go unchecked. The hook lives as long as the process.

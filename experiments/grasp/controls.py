@@ -6,7 +6,8 @@ layers of the MLPs, where no direction of the stream sees it. Here (a) alone doe
 fine-tunes on four fresh decoders of 2500 steps, ``specification``), and the direction found is the persona's on two of
 the eight. With (b) 0.43 [0.36, 0.77] of the drift is left at full scale; each at its best scale with the task at 0.98
 or more, 0.09 against 0.17 of the plain adapter in the median. At ``quick`` (1000 steps of pretraining, one decoder,
-two fine-tunes) 0.65 and 0.83 are left. Part ``beyond`` has what works better.
+two fine-tunes) 0.65 and 0.83, 0.50 and 0.55, 0.67 and 0.73 are left: three decoders of one seed, since training is
+chaotic and the number of threads is enough to change it. Part ``beyond`` has what works better.
 ``permuted``: the second corpus that was tried, in which a bad answer is one fixed permutation of the good one, so
 that one map of the hidden layers makes all answers bad; adapters on all six matrices, as it was tried. There the
 direction is found on every decoder (|cos| 0.70 to 0.86), and blocking it leaves 1.00 and 0.76 of the drift.

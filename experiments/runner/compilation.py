@@ -20,12 +20,17 @@ QUICKEST = f"--xla_backend_optimization_level=0 {_CHEAP}"
 
 
 def hurry(flags: str) -> None:
-    """Prepare a process that mostly compiles, before JAX is used in it.
+    """Prepare one of several processes that mostly compile, before JAX is used in it.
 
     Args:
         flags: of XLA, unless ``XLA_FLAGS`` says other ones.
     """
     os.environ.setdefault("XLA_FLAGS", flags)
+    # XLA's CPU client has a thread for every core, or as many as this says. Threads that wait spin, and take from the
+    # other processes what they need: two experiments at a time on two cores, a thread each against two, take .94, .96,
+    # .89 of the time and .88, .94, .86 of the processor's (three pairs of runs in turn). And sums that are divided
+    # among threads round by their number, which a chaotic training turns into another result on another machine.
+    os.environ.setdefault("NPROC", "1")
     # An eighth of the time of tests is the names of source lines in compiled programs and the garbage collector, which
     # looks again and again at what tracing keeps.
     gc.set_threshold(200_000, 20, 100)
@@ -33,17 +38,3 @@ def hurry(flags: str) -> None:
     import jax
 
     jax.config.update("jax_traceback_in_locations_limit", int(os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"]))
-
-
-def share_cores(processes: int) -> None:
-    """Give XLA its share of the cores in each of several processes, before JAX is used in them.
-
-    XLA's CPU client has a thread for every core, or as many as ``NPROC`` says; threads that wait spin, and take from
-    other processes what they need. Two experiments at a time on two cores, a thread each against two: .94, .96, .89 of
-    the time and .88, .94, .86 of the processor's (three pairs of runs in turn).
-
-    Args:
-        processes: how many there are.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("NPROC", str(max(1, cores // processes)))

@@ -54,8 +54,7 @@ def run(
             forget_programs()
         return
     context = multiprocessing.get_context("spawn")
-    jobs = min(jobs, len(tasks))
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(preset, jobs))
+    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_begin, initargs=(preset,))
     try:
         futures = {pool.submit(_one, part, preset, config, out, console.width, force): part for part, config in tasks}
         for future in as_completed(futures):
@@ -86,10 +85,9 @@ def forget_programs(maps: int = MANY_MAPS) -> None:
         gc.collect()
 
 
-def _begin(preset: str, jobs: int) -> None:
+def _begin(preset: str) -> None:
     """First in a worker, before JAX reads its flags; interrupts are left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    compilation.share_cores(jobs)
     if preset == "quick":
         compilation.hurry(compilation.QUICK)
 
