@@ -76,7 +76,7 @@ def run_python():
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {'' if as_users_do else QUICKEST}",
             **(env or {}),
         }
-        environment.pop("NPROC", None)  # a thread for every core, as users have: what can wait for each other must not
+        environment["NPROC"] = str(os.cpu_count())  # as users have: threads that can wait for each other
         command = [sys.executable, "-c", snippet, *arguments]
         try:
             done = subprocess.run(

@@ -191,9 +191,8 @@ def layout(groups: Groups, form: str = "auto") -> Layout:
         The layout.
     """
     host = _host_layout(groups, form)
-    *arrays, last = jax.device_put(host[:4])
     factors = jnp.asarray(groups.factors, jnp.result_type(float))
-    return Layout(*arrays, last, factors)
+    return Layout(*jax.device_put(host), factors)
 
 
 @lru_cache(maxsize=128)

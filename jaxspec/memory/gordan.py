@@ -75,8 +75,10 @@ def prove_infeasible(
     if not len(row):
         return Infeasible(False, np.inf, 0.0, np.zeros(0), np.zeros((0, 2), int))
     other = entries[row, place]
-    c = _competitors(a, row, other)
-    x, y, c = (np.asarray(v, np.float64) for v in (a.x[row], a.y[row], c))
+    # Their number depends on the numbers: rounded up, it seldom asks for another program.
+    rest = (0, (1 << (len(row) - 1).bit_length()) - len(row))
+    c = np.asarray(_competitors(a, np.pad(row, rest), np.pad(other, rest)))[: len(row)]
+    x, y, c = (np.asarray(v, np.float64) for v in (np.asarray(a.x)[row], np.asarray(a.y)[row], c))
     return _proof(x, y, c, weights[row, place], np.stack([row, other], -1))
 
 

@@ -78,8 +78,8 @@ def descent_quantities(
         grad: gradient of ``loss_fn``; default the one that the Hessian product computes anyway.
         batch_grad: mini-batch gradient that ``direction`` was made of; default ``grad``.
         hvp: product ``v -> H v`` with the Hessian of ``loss_fn`` at ``params``; default computed here, with ``grad``.
-            ``grad, hvp = jax.linearize(jax.grad(loss_fn), params)`` serves many directions at one point in about half
-            of the time.
+            ``grad, hvp = jax.linearize(jax.grad(loss_fn), params)`` serves many directions at one point; it keeps in
+            memory what they share.
         per_leaf: one `Descent` per parameter, as a tree like ``params`` in every field. The curvature of a leaf is its
             share ``<D_l, (H D)_l>`` of the whole; slopes and curvatures add up to the global ones.
 

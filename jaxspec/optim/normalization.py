@@ -134,14 +134,13 @@ class Dual:
         self, x: Inexact[Array, "*batch m n"], y: Inexact[Array, "*batch m n"]
     ) -> Inexact[Array, "*batch m n"]:
         """Rescale ``y``, the image of ``x``."""
-        return _dual(x, y, self.q)
+        return _dual(x, y, (1 - self.q) / self.q)
 
 
 @partial(jax.jit, inline=True)
-def _dual(x, y, q):
+def _dual(x, y, power):
     (scaled_x, a), (scaled_y, b) = _scaled(x), _scaled(y)
     inner = _inner(scaled_x, scaled_y)
-    power = (1 - q) / q
     # <X, Y> is out of range for huge and tiny X though O is not: add the scales' exponents before exponentiating.
     exponent = power * (jnp.log2(a) + jnp.log2(b)) + jnp.log2(b)
     factor = jnp.where(inner == 0, 0, jnp.where(inner == 0, 1, inner) ** power * jnp.exp2(exponent))

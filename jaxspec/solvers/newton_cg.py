@@ -140,11 +140,9 @@ def newton_cg(
             moved = at(t)
             needed = jnp.where(tries == 0, state.grad_norm / 2, state.grad_norm)
             accepted = lower | (level(moved) & (moved.grad_norm < needed))
-            found = jax.lax.cond(accepted | (tries > 0), lambda: (t, lower), searched)
-            return *found, moved, accepted, tries + 1
-
-        def searched():
-            return _line_search(lambda t: value_grad_hvp(_moved(state.x, t, direction))[0], value, steps)
+            wanted = ~accepted & (tries == 0)
+            t, lower = _line_search(lambda t: value_grad_hvp(_moved(state.x, t, direction))[0], value, steps, wanted)
+            return t, lower, moved, accepted, tries + 1
 
         no = jnp.zeros((), bool)
         begin = (steps[0], no, state, no, zero)
@@ -160,10 +158,11 @@ def newton_cg(
     return NewtonCG(end.x, end.value, end.grad_norm, end.status, end.status == CONVERGED, end.iter, end.cg_iterations)
 
 
-def _line_search(value_at, value, steps):
+def _line_search(value_at, value, steps, wanted):
     """The step of the list with the lowest value and whether it is below ``value``; if not, of ever smaller lists.
 
-    The first step where no list has one below. Close to a kink a descent direction may descend for a very short while
+    The first step where no list has one below, and where no search is ``wanted``: a condition of the loop, which under
+    vmap a branch is not. Close to a kink a descent direction may descend for a very short while
     only.
     """
     shrink = jnp.minimum(jnp.min(steps), 0.5)
@@ -178,7 +177,7 @@ def _line_search(value_at, value, steps):
         return (scale * shrink, *best(scale), tries + 1)
 
     first = (jnp.ones_like(shrink), steps[0], jnp.zeros((), bool), jnp.zeros((), jnp.int32))
-    _, t, lower, _ = jax.lax.while_loop(lambda carry: ~carry[2] & (carry[3] <= _SMALLER_LISTS), search, first)
+    _, t, lower, _ = jax.lax.while_loop(lambda carry: wanted & ~carry[2] & (carry[3] <= _SMALLER_LISTS), search, first)
     return jnp.where(lower, t, steps[0]), lower
 
 

@@ -13,9 +13,11 @@ from tests.flow.problems import particles, tanh_problem
 def dense(objective, position, weights):
     """Largest absolute eigenvalue of ``w^(-1/2) (second derivative of J) w^(-1/2)``."""
     flat, unravel = ravel_pytree(position)
-    hessian = jax.jit(jax.hessian(lambda x: objective.risk(mean_field(objective, unravel(x), jnp.asarray(weights)))))(
-        flat
-    )
+
+    def value(x):
+        return objective.risk(mean_field(objective, unravel(x), jnp.asarray(weights)))
+
+    hessian = jax.jit(jax.hessian(value))(flat)
     each = jax.tree.map(lambda x: np.broadcast_to(weights.reshape(-1, *(1,) * (x.ndim - 1)), x.shape), position)
     root = np.sqrt(np.concatenate([x.ravel() for x in jax.tree.leaves(each)]))
     kept = root > 0
